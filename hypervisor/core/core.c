@@ -1,0 +1,7 @@
+#include "core.h"
+#include "frame.h"
+
+uint32_t hv_frame_size(void)
+{
+    return sizeof(struct frame);
+}
