@@ -113,7 +113,8 @@ struct frame {
     uint8_t opts;         /* TCPOPT_* */
     uint8_t wscale;
     uint8_t sack_n;
-    uint8_t pad;
+    uint8_t param_code;   /* FRAME_BAD_EXT: what ICMPv6 Parameter Problem to send, 0xff for none */
+    uint32_t param_ptr;   /* ... and where, from the start of the IPv6 header (RFC 4443 3.4) */
     uint32_t tsval;
     uint32_t tsecr;
     uint32_t sack[2 * FRAME_SACK_MAX];  /* left, right, left, right ... */

@@ -1,1 +1,58 @@
+/* TAP (Linux tun/tap with IFF_VNET_HDR and a header of 12 bytes): a frame a system call. */
 #include "core.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+/* Reads until the device is empty or `max` frames are there, frame i into slot i. */
+int tap_rx_burst(int fd, struct frame *frames, uint32_t max, void *slots, uint32_t slot_len)
+{
+    uint32_t n = 0;
+
+    while (n < max) {
+        struct frame *f = frames + n;
+        uint8_t *slot = (uint8_t *)slots + (size_t)n * slot_len;
+        struct iovec iov[2] = {{&f->vnet, FRAME_VNET_LEN}, {slot, slot_len}};
+        ssize_t got = readv(fd, iov, 2);
+        if (got < 0) {
+            if (errno == EINTR)
+                continue;
+            if (errno == EAGAIN || n)
+                break;
+            return -errno;
+        }
+        if (got < FRAME_VNET_LEN)
+            continue;
+        f->len = (uint32_t)got - FRAME_VNET_LEN;
+        f->iovcnt = 1;
+        f->iov[0].iov_base = slot;
+        f->iov[0].iov_len = f->len;
+        n++;
+    }
+    return (int)n;
+}
+
+/* Returns how many frames are done with; frames that the device refuses count as *dropped. */
+int tap_tx_burst(int fd, const struct frame *frames, uint32_t n, uint32_t *dropped)
+{
+    uint32_t i = 0;
+
+    while (i < n) {
+        const struct frame *f = frames + i;
+        struct iovec iov[1 + FRAME_IOV_MAX];
+        iov[0].iov_base = (void *)&f->vnet;
+        iov[0].iov_len = FRAME_VNET_LEN;
+        memcpy(iov + 1, f->iov, sizeof f->iov[0] * f->iovcnt);
+        if (writev(fd, iov, 1 + f->iovcnt) < 0) {
+            if (errno == EINTR)
+                continue;
+            if (errno == EAGAIN)
+                break;
+            if (errno == EBADFD)
+                return -errno;
+            ++*dropped; /* EINVAL, EIO (interface down), ENOBUFS: this frame only */
+        }
+        i++;
+    }
+    return (int)i;
+}
