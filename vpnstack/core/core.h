@@ -15,6 +15,10 @@ uint16_t csum_pseudo(const struct frame *f, uint32_t l4_len);
 uint32_t frame_read(const struct frame *f, uint32_t off, void *dst, uint32_t n);
 void frame_parse_burst(struct frame *frames, uint32_t n);
 
+/* view.c */
+const uint8_t *frame_payload(const struct frame *f);
+void frame_alias(const struct frame *in, struct frame *out);
+
 /* emit.c: headers from a flow's template (Ethernet, IP and the ports), payload by reference. */
 void frame_emit_tcp(struct frame *f, const void *tmpl, uint32_t tmpl_len, uint32_t seq,
                     uint32_t ack, uint16_t flags, uint16_t wnd, uint16_t urg, const void *opts,
