@@ -71,8 +71,9 @@ class FramedPort:
 
     def _send(self, burst: Burst) -> int:
         sent = lib.framed_tx_burst(self.fileno(), burst.array, burst.count)
-        if sent < 0:
-            raise PortClosed(f"{self.name}: {os.strerror(-sent)}")
+        if sent < 0:  # the stream is dead: let all of it go, receiving will say so
+            self._tx[2] += burst.count
+            return sum(f.len + 4 for f in burst)
         return int(sent)
 
     def _account(self, burst: Burst, sent: int) -> None:
@@ -96,8 +97,8 @@ class FramedPort:
                 del self._backlog[: self._sock.send(memoryview(self._backlog)[:BUFFER])]
         except BlockingIOError:
             pass
-        except OSError as e:
-            raise PortClosed(f"{self.name}: {e.strerror}") from e
+        except OSError:
+            self._backlog.clear()
 
     def close(self) -> None:
         """Close the socket."""

@@ -72,7 +72,8 @@ class Port(Protocol):
 
         Segments and completes checksums in software where `offload` lacks the bit a frame needs.
         What the link does not take now is copied into a bounded backlog (`stalled` is then True)
-        and sent later; what does not fit there is dropped and counted.
+        and sent later; what does not fit there is dropped and counted.  Never raises for the
+        other side's sake: frames for a peer that is gone are dropped, `rx_burst` reports it.
         """
 
     def flush(self) -> None:

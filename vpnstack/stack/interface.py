@@ -1,0 +1,178 @@
+"""One interface of a stack: its addresses, its neighbours, and what waits to leave through it."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..core.burst import Burst
+from ..proto.neighbour import Cache
+from ..proto.tcp.segment import Segment
+from ..wire import ip
+
+BROADCAST_MAC = b"\xff" * 6
+QUEUE_MAX = 1024  # packets off the fast path that may wait for the link
+
+Address = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
+class Link(Protocol):
+    """What is below an interface: a switch, or a single port through `Wire`."""
+
+    def egress(self, burst: Burst) -> None:
+        """Send the frames of `burst`; the burst may be reused afterwards."""
+
+    def blocked(self, mac: bytes) -> bool:
+        """Tell whether frames for `mac` had better wait."""
+
+
+@dataclass(frozen=True, slots=True)
+class InterfaceConfig:
+    """`addresses` are ours with their prefixes; `mtu` counts bytes of an IP packet."""
+
+    mac: bytes
+    addresses: tuple[Address, ...]
+    mtu: int = 1500
+    gateway4: bytes | None = None
+    gateway6: bytes | None = None
+
+
+@dataclass(slots=True)
+class InterfaceCounters:
+    """Packets that were dropped on the way out."""
+
+    queue_full: int = 0
+    unresolved: int = 0
+    unroutable: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Datagram:
+    """A UDP datagram on its way out: a template (see core/emit.c) and the payload."""
+
+    template: bytes
+    data: bytes
+
+
+Queued = bytes | Datagram | tuple[bytes, Segment]  # a frame, a datagram, a segment of no flow
+
+
+@dataclass(frozen=True, slots=True)
+class Packet:
+    """An IP packet that waits for its neighbour's link address."""
+
+    octets: bytes
+
+
+@dataclass(slots=True)
+class Interface:
+    """Addresses, neighbour cache and the queue of ready frames of one link."""
+
+    config: InterfaceConfig
+    link: Link
+    neighbours: Cache = field(default_factory=Cache)
+    local: set[bytes] = field(default_factory=set)
+    queue: deque[Queued] = field(default_factory=deque)
+    counters: InterfaceCounters = field(default_factory=InterfaceCounters)
+    link_local: bytes = b""
+
+    def __post_init__(self) -> None:
+        self.link_local = ip.eui64(self.config.mac)
+        self.local.add(self.link_local)
+        for address in self.config.addresses:
+            self.local.add(address.ip.packed)
+
+    @property
+    def mac(self) -> bytes:
+        """Our link address."""
+        return self.config.mac
+
+    @property
+    def mtu(self) -> int:
+        """Bytes of the largest IP packet."""
+        return self.config.mtu
+
+    def on_link(self, addr: bytes) -> bool:
+        """Tell whether `addr` is a neighbour rather than behind a router."""
+        if len(addr) == 16 and ip.is_link_local(addr):
+            return True
+        other = ipaddress.ip_address(addr)
+        return any(other in a.network for a in self.config.addresses)
+
+    def next_hop(self, dst: bytes) -> bytes | None:
+        """Return whom to send to for `dst`, None where there is no route."""
+        if self.on_link(dst):
+            return dst
+        return self.config.gateway4 if len(dst) == 4 else self.config.gateway6
+
+    def source_for(self, dst: bytes) -> bytes | None:
+        """Return our address to talk to `dst` from: the one in its network, else the first."""
+        if len(dst) == 16 and ip.is_link_local(dst):
+            return self.link_local
+        mine = [a for a in self.config.addresses if len(a.packed) == len(dst)]
+        other = ipaddress.ip_address(dst)
+        best = next((a for a in mine if other in a.network), mine[0] if mine else None)
+        return best.ip.packed if best else None
+
+    def resolve(self, dst: bytes, now: float, waiting: Any) -> bytes | None:
+        """Return the link address for `dst`; None while `waiting` waits for it or has no route."""
+        if ip.is_multicast(dst):
+            return ip.multicast_mac(dst)
+        if dst == ip.BROADCAST_V4 or self.is_broadcast(dst):
+            return BROADCAST_MAC
+        hop = self.next_hop(dst)
+        if hop is None:
+            self.counters.unroutable += 1
+            return None
+        return self.neighbours.resolve(hop, now, waiting)
+
+    def is_broadcast(self, dst: bytes) -> bool:
+        """Tell whether `dst` is the directed broadcast of one of our IPv4 networks."""
+        return len(dst) == 4 and any(
+            a.version == 4 and a.network.prefixlen < 31 and a.network.broadcast_address.packed == dst
+            for a in self.config.addresses
+        )
+
+    def send_packet(self, octets: bytes, now: float) -> None:
+        """Queue an IP packet, resolving its destination first where that is needed."""
+        dst = octets[16:20] if octets[0] >> 4 == 4 else octets[24:40]
+        mac = self.resolve(dst, now, Packet(octets))
+        if mac is not None:
+            self.send_frame(mac, octets)
+
+    def send_frame(self, mac: bytes, octets: bytes, ethertype: int = 0) -> None:
+        """Queue a packet for the station `mac`; IP unless `ethertype` says otherwise."""
+        kind = ethertype or (0x0800 if octets[0] >> 4 == 4 else 0x86DD)
+        self.send_queued(mac + self.mac + kind.to_bytes(2, "big") + octets)
+
+    def send_queued(self, item: Queued) -> None:
+        """Queue what `Stack.transmit` turns into one frame."""
+        if len(self.queue) >= QUEUE_MAX:
+            self.counters.queue_full += 1
+            return
+        self.queue.append(item)
+
+
+class Wire:
+    """A `Link` over one port, for a stack that is alone on its end of it."""
+
+    __slots__ = ("port",)
+
+    def __init__(self, port: Any) -> None:
+        self.port = port
+
+    def egress(self, burst: Burst) -> None:
+        """Send everything through the port."""
+        self.port.tx_burst(burst)
+
+    def blocked(self, mac: bytes) -> bool:
+        """Tell whether the port takes no frames now."""
+        return bool(self.port.stalled)
+
+
+def addresses_of(texts: Iterable[str]) -> tuple[Address, ...]:
+    """Parse `address/prefix` texts of either family."""
+    return tuple(ipaddress.ip_interface(text) for text in texts)

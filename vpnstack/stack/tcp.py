@@ -1,0 +1,337 @@
+"""Flows: which connection a segment belongs to, and when each has something to send.
+
+The layer owns no policy.  A SYN that no listener wants goes to `forward`, which decides later
+(`Flow.accept`, `Flow.refuse`, `Flow.drop`); events of connections go to their flow's owner
+through `Stack.next_event`.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..core import access
+from ..core._core import ffi, lib
+from ..core.burst import Burst
+from ..proto.tcp.config import Config
+from ..proto.tcp.connection import Connection
+from ..proto.tcp.isn import initial_sequence
+from ..proto.tcp.options import emit_options
+from ..proto.tcp.segment import RST, SYN, ACK, Segment, reset_for
+from ..proto.tcp.state import State
+from . import headers
+from .interface import Interface
+
+FLOWS_MAX = 131072
+HELD_MAX = 4096  # SYNs that wait for a decision
+
+
+class FlowOwner(Protocol):
+    """Who is told about a flow; calls on the flow are allowed from inside."""
+
+    def flow_event(self, flow: Flow, now: float) -> None:
+        """Something happened: take `flow.conn.next_event()` until there is none."""
+
+
+class Acceptor(Protocol):
+    """Who is asked about a SYN; the flow is held, and answered by one of its three methods."""
+
+    def flow_arrived(self, flow: Flow, now: float) -> None:
+        """Set `flow.owner`, then accept, refuse or drop the flow, now or later."""
+
+
+class Flow:
+    """A connection with its ends: `local` and `remote` are (address, port), addresses packed."""
+
+    __slots__ = (
+        "_layer", "blocked", "conn", "dirty", "key", "local", "mac", "owner", "ready", "remote",
+        "template", "timer",
+    )  # fmt: skip
+
+    def __init__(self, layer: TcpLayer, key: bytes, conn: Connection) -> None:
+        src, sport, dst, dport = headers.unpack_key(key)
+        self._layer = layer
+        self.key = key
+        self.conn = conn
+        self.remote = (src, sport)
+        self.local = (dst, dport)
+        self.owner: FlowOwner | None = None
+        self.mac = self.template = b""
+        self.ready = self.dirty = self.blocked = False
+        self.timer: float | None = None
+
+    def touch(self) -> None:
+        """Have the stack look at the connection again after a call that changed it."""
+        self._layer.ready(self)
+
+    def accept(self) -> None:
+        """Answer the held SYN: the connection is wanted."""
+        self._layer.decided(self)
+        self.conn.accept()
+        self.touch()
+
+    def refuse(self) -> None:
+        """Answer the held SYN with a reset."""
+        self._layer.decided(self)
+        self.conn.refuse()
+        self.touch()
+
+    def drop(self) -> None:
+        """Forget the flow without a word to the peer."""
+        self._layer.decided(self)
+        self._layer.forget(self)
+
+
+@dataclass(slots=True)
+class TcpCounters:
+    """Segments and flows since the stack was made."""
+
+    segments_in: int = 0
+    segments_out: int = 0
+    flows_opened: int = 0
+    syns_refused: int = 0  # no room in a table
+    resets_out: int = 0
+
+
+class TcpLayer:
+    """The flow table of one interface."""
+
+    def __init__(
+        self, interface: Interface, config: Callable[[int], Config], secret: bytes
+    ) -> None:
+        self.interface = interface
+        self.flows: dict[bytes, Flow] = {}
+        self.listeners: dict[tuple[bytes | None, int], Acceptor] = {}
+        self.forward: Acceptor | None = None
+        self.counters = TcpCounters()
+        self._configs = {4: config(4), 6: config(6)}
+        self._secret = secret
+        self._held: set[Flow] = set()
+        self._ready: deque[Flow] = deque()
+        self._dirty: list[Flow] = []
+        self._blocked: list[Flow] = []
+        self._timers: list[tuple[float, int, Flow]] = []
+        self._serial = 0
+        self.events: deque[tuple[Any, Flow]] = deque()
+
+    # Receiving.
+
+    def receive(self, f: Any, now: float) -> None:
+        """Give a parsed TCP frame to its connection."""
+        self.counters.segments_in += 1
+        key = access.flow_key(f)
+        flow = self.flows.get(key)
+        seg = segment_of(f)
+        if flow is None:
+            self._unknown(key, seg, now)
+            return
+        flow.conn.receive(seg, now)
+        if not flow.dirty:
+            flow.dirty = True
+            self._dirty.append(flow)
+
+    def _unknown(self, key: bytes, seg: Segment, now: float) -> None:
+        acceptor = None
+        _, _, dst, dport = headers.unpack_key(key)
+        if seg.flags & (SYN | ACK | RST) == SYN:
+            acceptor = self.listeners.get((dst, dport)) or self.listeners.get((None, dport))
+            acceptor = acceptor or self.forward
+            if len(self.flows) >= FLOWS_MAX or len(self._held) >= HELD_MAX:
+                self.counters.syns_refused += 1
+                return
+        if acceptor is None:
+            self._reset(key, seg, now)
+            return
+        config = self._configs[4 if len(dst) == 4 else 6]
+        iss = initial_sequence(self._secret, key, now)
+        flow = Flow(self, key, Connection.passive(config, seg, now, iss, hold=True))
+        self.flows[key] = flow
+        self._held.add(flow)
+        self.counters.flows_opened += 1
+        acceptor.flow_arrived(flow, now)
+
+    def _reset(self, key: bytes, seg: Segment, now: float) -> None:
+        answer = reset_for(seg)
+        if answer is None:
+            return
+        src, sport, dst, dport = headers.unpack_key(key)
+        mac = self.interface.resolve(src, now, None)
+        if mac is not None:
+            self.counters.resets_out += 1
+            tmpl = headers.template(mac, self.interface.mac, (dst, dport, src, sport), headers.TCP)
+            self.interface.send_queued((tmpl, answer))
+
+    def settle(self) -> None:
+        """End a burst: events of touched connections are queued for their owners."""
+        for flow in self._dirty:
+            self.events.append((flow.owner, flow))
+
+    def own(self) -> None:
+        """After the owners ran: keep what still lies in the burst's memory, and get ready."""
+        for flow in self._dirty:
+            flow.dirty = False
+            flow.conn.own()
+            self.ready(flow)
+        self._dirty.clear()
+
+    # Local calls.
+
+    def connect(
+        self, local: tuple[bytes, int], remote: tuple[bytes, int], now: float
+    ) -> Flow:
+        """Open a flow from `local` to `remote`; raises `KeyError` where one exists already."""
+        key = headers.key(*remote, *local, headers.TCP)
+        if key in self.flows:
+            raise KeyError(key)
+        config = self._configs[4 if len(local[0]) == 4 else 6]
+        iss = initial_sequence(self._secret, key, now)
+        flow = Flow(self, key, Connection.active(config, now, iss))
+        self.flows[key] = flow
+        self.counters.flows_opened += 1
+        self.ready(flow)
+        return flow
+
+    def ready(self, flow: Flow) -> None:
+        """Put a flow into the queue of those that may have something to send."""
+        if not flow.ready:
+            flow.ready = True
+            self._ready.append(flow)
+
+    def decided(self, flow: Flow) -> None:
+        """Note that a held SYN got its answer."""
+        self._held.discard(flow)
+
+    def forget(self, flow: Flow) -> None:
+        """Take a flow out of the table."""
+        self.flows.pop(flow.key, None)
+        self._held.discard(flow)
+
+    # Transmitting.
+
+    @property
+    def pending(self) -> bool:
+        """True when `transmit` may have something to send."""
+        return bool(self._ready)
+
+    def transmit(self, burst: Burst, now: float) -> None:
+        """Fill `burst` from the flows that are ready, in turn."""
+        ready = self._ready
+        while ready and not burst.full:
+            flow = ready.popleft()
+            flow.ready = False
+            if not self._resolve(flow, now):
+                continue
+            room = burst.capacity - burst.count
+            segments = flow.conn.transmit(now, min(room, 16))
+            for seg in segments:
+                emit(burst, flow.template, seg)
+            self.counters.segments_out += len(segments)
+            if len(segments) == min(room, 16):
+                self.ready(flow)  # its turn is over, it may have more
+            self._after(flow)
+
+    def _resolve(self, flow: Flow, now: float) -> bool:
+        """Make sure of the template; False when the flow has to wait for a link address."""
+        mac = self.interface.resolve(flow.remote[0], now, flow)
+        if mac is None:
+            return False
+        if mac != flow.mac:
+            ends = (*flow.local, *flow.remote)
+            flow.mac = mac
+            flow.template = headers.template(mac, self.interface.mac, ends, headers.TCP)
+        if self.interface.link.blocked(mac):
+            if not flow.blocked:
+                flow.blocked = True
+                self._blocked.append(flow)
+            return False
+        return True
+
+    def unblock(self) -> None:
+        """A port that took no frames takes them again: its flows are ready."""
+        flows, self._blocked = self._blocked, []
+        for flow in flows:
+            flow.blocked = False
+            self.ready(flow)
+
+    def _after(self, flow: Flow) -> None:
+        """Keep the timer heap and the table in step with the connection."""
+        conn = flow.conn
+        if conn.has_events:
+            self.events.append((flow.owner, flow))
+        if conn.state is State.CLOSED:
+            self.forget(flow)
+            flow.timer = None
+            return
+        at = conn.deadline()
+        if at is not None and (flow.timer is None or at < flow.timer):
+            flow.timer = at
+            self._serial += 1
+            heapq.heappush(self._timers, (at, self._serial, flow))
+
+    def expire(self, now: float) -> None:
+        """Make the flows whose time has come ready."""
+        timers = self._timers
+        while timers and timers[0][0] <= now:
+            at, _, flow = heapq.heappop(timers)
+            if flow.timer != at:
+                continue
+            flow.timer = None
+            if flow.conn.state is not State.CLOSED:
+                self._rearm(flow, now)
+
+    def _rearm(self, flow: Flow, now: float) -> None:
+        due = flow.conn.deadline()
+        if due is not None and due <= now:
+            self.ready(flow)
+        elif due is not None:
+            flow.timer = due
+            self._serial += 1
+            heapq.heappush(self._timers, (due, self._serial, flow))
+
+    def deadline(self) -> float | None:
+        """Return when `expire` has something to do next."""
+        return self._timers[0][0] if self._timers else None
+
+
+def segment_of(f: Any) -> Segment:
+    """Make a `Segment` of a parsed TCP frame; its data is borrowed from the frame."""
+    opts = f.opts
+    if not opts:
+        return Segment(f.seq, f.ack, f.tcp_flags, f.wnd, access.payload(f), f.urg, ce=f.tos & 3 == 3)
+    sacks: tuple[tuple[int, int], ...] = ()
+    if opts & lib.TCPOPT_SACK:
+        edges = f.sack
+        sacks = tuple((edges[2 * i], edges[2 * i + 1]) for i in range(f.sack_n))
+    return Segment(
+        f.seq,
+        f.ack,
+        f.tcp_flags,
+        f.wnd,
+        access.payload(f),
+        f.urg,
+        f.mss if opts & lib.TCPOPT_MSS else 0,
+        f.wscale if opts & lib.TCPOPT_WSCALE else -1,
+        bool(opts & lib.TCPOPT_SACK_PERMITTED),
+        (f.tsval, f.tsecr) if opts & lib.TCPOPT_TIMESTAMP else None,
+        sacks,
+        0,
+        f.tos & 3 == 3,
+    )
+
+
+def emit(burst: Burst, template: bytes, seg: Segment) -> None:
+    """Add the frame of an outgoing segment to `burst`."""
+    opts = emit_options(seg)
+    n = len(seg.data)
+    data = ffi.NULL
+    if n:
+        data = ffi.from_buffer(seg.data)
+        burst.keep(data)
+    lib.frame_emit_tcp(
+        burst.frames[burst.count], template, len(template), seg.seq, seg.ack, seg.flags, seg.wnd,
+        seg.urg, opts, len(opts), data, n, seg.gso_size,
+    )  # fmt: skip
+    burst.count += 1

@@ -1,0 +1,149 @@
+"""UDP (RFC 768): who receives a datagram, and how one leaves, in fragments where it must."""
+
+from __future__ import annotations
+
+import random
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..core import access
+from ..wire import icmp, ip
+from . import headers
+from .interface import Datagram, Interface, Packet
+
+PAYLOAD_MAX = 65507
+HEADER_LEN = 8
+
+
+class UdpOwner(Protocol):
+    """Who receives datagrams of a bound port, or those that nobody bound."""
+
+    def datagram_received(
+        self, remote: tuple[bytes, int], local: tuple[bytes, int], data: bytes, now: float
+    ) -> None:
+        """Take one datagram; `data` is the owner's to keep."""
+
+    def icmp_received(
+        self, remote: tuple[bytes, int], local: tuple[bytes, int], error: icmp.Error, now: float
+    ) -> None:
+        """Learn that a datagram from `local` to `remote` did not arrive (RFC 1122 4.1.3.3)."""
+
+
+@dataclass(slots=True)
+class UdpCounters:
+    """Datagrams since the stack was made."""
+
+    datagrams_in: int = 0
+    datagrams_out: int = 0
+    no_port: int = 0
+    too_long: int = 0
+    unresolved: int = 0
+
+
+class UdpLayer:
+    """The port table of one interface; an address of None binds all of ours."""
+
+    def __init__(self, interface: Interface, rng: random.Random) -> None:
+        self.interface = interface
+        self.ports: dict[tuple[bytes | None, int], UdpOwner] = {}
+        self.forward: UdpOwner | None = None
+        self.counters = UdpCounters()
+        self._rng = rng
+        self._ident = rng.getrandbits(32)
+        self.unclaimed: Callable[[Any, float], None] | None = None  # answers: port unreachable
+
+    def owner(self, addr: bytes, port: int) -> UdpOwner | None:
+        """Return who gets datagrams for `addr` and `port`."""
+        return self.ports.get((addr, port)) or self.ports.get((None, port)) or self.forward
+
+    def receive(self, f: Any, now: float) -> None:
+        """Give a parsed datagram to its owner."""
+        self.counters.datagrams_in += 1
+        src, dst = access.source(f), access.destination(f)
+        self.deliver((src, f.sport), (dst, f.dport), bytes(access.payload(f)), now, f)
+
+    def deliver(
+        self, remote: tuple[bytes, int], local: tuple[bytes, int], data: bytes, now: float, f: Any
+    ) -> None:
+        """Find the owner of a datagram, whole or put together again from fragments."""
+        owner = self.owner(*local)
+        if owner is None:
+            self.counters.no_port += 1
+            if self.unclaimed is not None and f is not None:
+                self.unclaimed(f, now)
+            return
+        owner.datagram_received(remote, local, data, now)
+
+    def send(
+        self,
+        local: tuple[bytes, int],
+        remote: tuple[bytes, int],
+        data: bytes,
+        now: float,
+        *,
+        ttl: int = 64,
+        mac: bytes | None = None,
+    ) -> bool:
+        """Send `data`; False where it is too long.  `mac` skips the neighbour cache (DHCP)."""
+        interface = self.interface
+        size = (20 if len(local[0]) == 4 else 40) + HEADER_LEN + len(data)
+        if len(data) > PAYLOAD_MAX:
+            self.counters.too_long += 1
+            return False
+        self.counters.datagrams_out += 1
+        if size > interface.mtu:
+            self._send_fragments(local, remote, data, now, ttl)
+            return True
+        if mac is None:
+            mac = interface.resolve(remote[0], now, None)
+        if mac is None:
+            interface.resolve(remote[0], now, Packet(packet(local, remote, data, ttl)))
+            return True
+        ends = (*local, *remote)
+        template = headers.template(mac, interface.mac, ends, headers.UDP, ttl)
+        interface.send_queued(Datagram(template, data))
+        return True
+
+    def _send_fragments(
+        self, local: tuple[bytes, int], remote: tuple[bytes, int], data: bytes, now: float, ttl: int
+    ) -> None:
+        self._ident = (self._ident + 1) & 0xFFFFFFFF
+        whole = packet(local, remote, data, ttl)
+        for fragment in fragments(whole, self.interface.mtu, self._ident):
+            self.interface.send_packet(fragment, now)
+
+
+def packet(
+    local: tuple[bytes, int], remote: tuple[bytes, int], data: bytes, ttl: int = 64
+) -> bytes:
+    """Build a whole IP packet with one datagram, checksum included."""
+    length = HEADER_LEN + len(data)
+    head = struct.pack("!HHHH", local[1], remote[1], length, 0)
+    pseudo = ip.pseudo_sum(local[0], remote[0], ip.UDP, length)
+    right = ip.checksum(head + data, pseudo) or 0xFFFF
+    body = head[:6] + right.to_bytes(2, "big") + data
+    return ip.emit(ip.Repr(local[0], remote[0], ip.UDP, ttl=ttl), body)
+
+
+def fragments(whole: bytes, mtu: int, ident: int) -> list[bytes]:
+    """Cut an IP packet without options into fragments of at most `mtu` bytes.
+
+    RFC 791 3.2 and RFC 8200 4.5; every fragment but the last carries a multiple of 8 bytes.
+    """
+    header, payload = ip.parse(whole)
+    v4 = len(header.src) == 4
+    room = (mtu - (20 if v4 else 48)) & ~7
+    out = []
+    for offset in range(0, len(payload), room):
+        part = payload[offset : offset + room]
+        more = offset + room < len(payload)
+        if v4:
+            fields = (header.src, header.dst, header.proto, header.ttl, header.tos, ident & 0xFFFF)
+            out.append(ip.emit(ip.Repr(*fields, more=more, offset=offset), part))
+        else:
+            extension = struct.pack("!BBHI", header.proto, 0, offset | more, ident)
+            repr = ip.Repr(header.src, header.dst, ip.FRAGMENT, ttl=header.ttl)
+            out.append(ip.emit(repr, extension + part))
+    return out
