@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from ..core import access
-from ..proto.neighbour import Failed, Resolved
+from ..proto.neighbour import Failed
+from ..proto.ra import Router
 from ..wire import arp, ip, ndp
 from ..wire.malformed import Malformed
 from .interface import BROADCAST_MAC, Interface, Packet
@@ -13,21 +14,16 @@ from .interface import BROADCAST_MAC, Interface, Packet
 ETHERTYPE_ARP = 0x0806
 
 
-class Advertiser(Protocol):
-    """A router's side of neighbour discovery: `proto.ra.Router`."""
-
-    def receive_rs(self, src: bytes, now: float) -> None:
-        """Note that a host asked for an advertisement."""
-
-
 class Resolution:
-    """Answers for our addresses, asks for others, and releases what waited for an answer."""
+    """Answers for our addresses, asks for others, and releases what waited for an answer.
+
+    With a `router` it also advertises one (RFC 4861 6.2).
+    """
 
     def __init__(self, interface: Interface) -> None:
         self.interface = interface
-        self.router: Any = None
+        self.router: Router | None = None
         self.malformed = 0
-        self.failed: list[Failed] = []
 
     def receive_arp(self, f: Any, now: float) -> None:
         """Take an ARP frame (RFC 826)."""
@@ -38,92 +34,109 @@ class Resolution:
             return
         interface = self.interface
         usable = interface.on_link(message.spa) and message.spa not in interface.local
-        if message.op == arp.REQUEST and message.tpa in interface.local:
+        if message.op is arp.Op.REQUEST and message.tpa in interface.local:
             if usable:
                 interface.neighbours.receive_solicitation(message.spa, message.sha, now)
-            reply = arp.Repr(arp.REPLY, interface.mac, message.tpa, message.sha, message.spa)
-            interface.send_frame(message.sha, arp.emit(reply), ETHERTYPE_ARP)
+            answer = arp.emit(arp.reply(message, interface.mac))
+            interface.send_frame(message.sha, answer, ETHERTYPE_ARP)
         elif usable:
             interface.neighbours.receive_advertisement(
-                message.spa, message.sha, now, solicited=message.op == arp.REPLY
+                message.spa, message.sha, now, solicited=message.op is arp.Op.REPLY
             )
 
     def receive_ndp(self, f: Any, now: float) -> None:
-        """Take a neighbour discovery message (RFC 4861); RFC 4861 6.1, 7.1: hop limit 255."""
+        """Take a neighbour discovery message (RFC 4861)."""
         src, dst = access.source(f), access.destination(f)
-        if f.ttl != 255:
-            self.malformed += 1
-            return
+        body = access.octets(f, f.l4, f.data + f.data_len - f.l4)
         try:
-            message = ndp.parse(access.octets(f, f.l4, f.data + f.data_len - f.l4), src, dst)
+            message = ndp.parse(body, src, dst, f.ttl)
         except Malformed:
             self.malformed += 1
             return
         if isinstance(message, ndp.NeighbourSolicitation):
             self._solicited(message, src, now)
         elif isinstance(message, ndp.NeighbourAdvertisement):
-            self.interface.neighbours.receive_advertisement(
-                message.target, message.mac, now,
-                solicited=message.solicited, override=message.override,
-            )  # fmt: skip
+            self._advertised(message, now)
         elif isinstance(message, ndp.RouterSolicitation) and self.router is not None:
-            self.router.receive_rs(src, now)
+            if message.slla is not None and self.interface.on_link(src):
+                self.interface.neighbours.receive_solicitation(src, message.slla, now)
+            self.router.receive_rs(src, message, now)
 
-    def _solicited(self, message: Any, src: bytes, now: float) -> None:
+    def _advertised(self, message: ndp.NeighbourAdvertisement, now: float) -> None:
+        if message.target not in self.interface.local:
+            self.interface.neighbours.receive_advertisement(
+                message.target,
+                message.tlla,
+                now,
+                solicited=message.solicited,
+                override=message.override,
+            )
+
+    def _solicited(self, message: ndp.NeighbourSolicitation, src: bytes, now: float) -> None:
         interface = self.interface
         if message.target not in interface.local:
             return
         probe = src == ip.UNSPECIFIED_V6  # duplicate address detection (RFC 4862 5.4.3)
-        if not probe and message.mac is not None and interface.on_link(src):
-            interface.neighbours.receive_solicitation(src, message.mac, now)
-        dst = ip.ALL_NODES if probe else src
+        if not probe and message.slla is not None and interface.on_link(src):
+            interface.neighbours.receive_solicitation(src, message.slla, now)
         answer = ndp.NeighbourAdvertisement(
-            message.target, interface.mac, router=self.router is not None,
-            solicited=not probe, override=True,
-        )  # fmt: skip
-        self.send_ndp(answer, message.target, dst, now)
+            message.target, interface.mac, router=self.router is not None, solicited=not probe
+        )
+        self._send(answer, message.target, ip.ALL_NODES if probe else src, None, now)
 
-    def send_ndp(self, message: Any, src: bytes, dst: bytes, now: float) -> None:
+    def _send(
+        self, message: ndp.Repr, src: bytes, dst: bytes, mac: bytes | None, now: float
+    ) -> None:
         """Send a discovery message with the hop limit of 255 that receivers ask for."""
         body = ndp.emit(message, src, dst)
-        self.interface.send_packet(ip.emit(ip.Repr(src, dst, ip.ICMPV6, ttl=255), body), now)
+        packet = ip.emit(ip.Repr(src, dst, ip.ICMPV6, ttl=ndp.HOP_LIMIT), body)
+        if mac is not None:
+            self.interface.send_frame(mac, packet)
+        else:
+            self.interface.send_packet(packet, now)
 
     def transmit(self, now: float) -> None:
-        """Queue the solicitations that are due and release packets whose neighbour answered."""
+        """Queue the solicitations and advertisements that are due."""
         for solicit in self.interface.neighbours.transmit(now):
             if len(solicit.addr) == 4:
                 self._ask_arp(solicit.addr, solicit.mac)
             else:
                 self._ask_ndp(solicit.addr, solicit.mac, now)
+        if self.router is not None:
+            for out in self.router.transmit(now):
+                self._send(out.message, self.interface.link_local, out.dst, out.mac, now)
 
     def _ask_arp(self, addr: bytes, mac: bytes | None) -> None:
         interface = self.interface
         src = interface.source_for(addr)
         if src is not None:
-            request = arp.Repr(arp.REQUEST, interface.mac, src, bytes(6), addr)
-            interface.send_frame(mac or BROADCAST_MAC, arp.emit(request), ETHERTYPE_ARP)
+            question = arp.emit(arp.request(interface.mac, src, addr))
+            interface.send_frame(mac or BROADCAST_MAC, question, ETHERTYPE_ARP)
 
     def _ask_ndp(self, addr: bytes, mac: bytes | None, now: float) -> None:
-        interface = self.interface
-        src = interface.source_for(addr) or interface.link_local
+        src = self.interface.source_for(addr) or self.interface.link_local
         dst = addr if mac else ip.solicited_node(addr)
-        message = ndp.NeighbourSolicitation(addr, interface.mac)
-        body = ndp.emit(message, src, dst)
-        packet = ip.emit(ip.Repr(src, dst, ip.ICMPV6, ttl=255), body)
-        interface.send_frame(mac or ip.multicast_mac(dst), packet)
+        question = ndp.NeighbourSolicitation(addr, self.interface.mac)
+        self._send(question, src, dst, mac or ip.multicast_mac(dst), now)
 
-    def events(self) -> list[Any]:
-        """Release packets whose neighbour answered; return what else waited (flows)."""
-        ready: list[Any] = []
+    def deadline(self) -> float | None:
+        """Return when `transmit` has something to do next."""
+        times = [self.interface.neighbours.deadline()]
+        times.append(self.router.deadline() if self.router is not None else None)
+        return min((at for at in times if at is not None), default=None)
+
+    def release(self) -> tuple[list[Any], list[Any]]:
+        """Send packets whose neighbour answered; return what else was resolved, and what failed."""
+        resolved: list[Any] = []
+        failed: list[Any] = []
         while (event := self.interface.neighbours.next_event()) is not None:
             if isinstance(event, Failed):
                 self.interface.counters.unresolved += len(event.pending)
-                self.failed.append(event)
+                failed.extend(event.pending)
                 continue
-            assert isinstance(event, Resolved)
             for waiting in event.pending:
                 if isinstance(waiting, Packet):
                     self.interface.send_frame(event.mac, waiting.octets)
                 else:
-                    ready.append(waiting)
-        return ready
+                    resolved.append(waiting)
+        return resolved, failed

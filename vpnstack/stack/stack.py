@@ -1,0 +1,225 @@
+"""The stack: one interface's frames in, frames, events and a deadline out; no clock, no socket.
+
+`receive` takes parsed frames and changes state; owners of flows and ports are told through
+`next_event`; `settle` then ends the burst, after which its memory may go; `transmit` fills a burst
+with what there is to send.  User calls only change state and mark flows as ready.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..core import access
+from ..core._core import lib
+from ..core.burst import Burst
+from ..proto.tcp.config import Config
+from ..wire import icmp, ip
+from ..wire.icmp import Kind
+from . import headers, tcp, udp
+from .icmp import IcmpLayer
+from .interface import Datagram, Interface
+from .resolution import ETHERTYPE_ARP, Resolution
+
+IPV4, IPV6 = 0x0800, 0x86DD
+TCP_MARGIN = {4: 40, 6: 60}  # what IP and TCP headers without options take from the MTU
+VERDICTS = (
+    "ok", "short", "bad_vnet", "bad_ip", "bad_ip_csum", "bad_l4", "bad_l4_csum", "bad_ext",
+    "bad_addr",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Statistics:
+    """A snapshot of a stack's counters; `dropped` by the verdict of parsing (frame.h)."""
+
+    frames_in: int
+    frames_out: int
+    dropped: dict[str, int]
+    flows: int
+    segments_in: int
+    segments_out: int
+    datagrams_in: int
+    datagrams_out: int
+    echoes_answered: int
+    resets_out: int
+    syns_refused: int
+    fragments_dropped: int
+
+
+class Stack:
+    """IPv4 and IPv6, ARP and NDP, ICMP, UDP and TCP on one interface."""
+
+    def __init__(
+        self,
+        interface: Interface,
+        *,
+        rng: random.Random,
+        forwarding: bool = False,
+        tcp_config: Callable[[int, int], Config] | None = None,
+    ) -> None:
+        self.interface = interface
+        self.forwarding = forwarding  # take packets for any address, as a gateway does
+        make = tcp_config or default_tcp_config
+        self.tcp = tcp.TcpLayer(
+            interface, lambda version: make(version, interface.mtu), rng.randbytes(32)
+        )
+        self.udp = udp.UdpLayer(interface, rng)
+        self.udp.unclaimed = lambda f, now: self.icmp.report(f, Kind.PORT_UNREACHABLE, now)
+        self.icmp = IcmpLayer(interface)
+        self.resolution = Resolution(interface)
+        self._dropped = [0] * lib.FRAME_VERDICTS
+        self._frames_in = self._frames_out = self._fragments_dropped = 0
+        self._out = Burst()
+
+    # Receiving.
+
+    def receive(self, frames: Iterable[Any], now: float) -> None:
+        """Take parsed frames; their memory is borrowed until `settle`."""
+        for f in frames:
+            self._frames_in += 1
+            if f.verdict:
+                self._drop(f, now)
+            elif f.ip_version:
+                self._receive_ip(f, now)
+            elif f.ethertype == ETHERTYPE_ARP:
+                self.resolution.receive_arp(f, now)
+        self.tcp.settle()
+
+    def _drop(self, f: Any, now: float) -> None:
+        self._dropped[f.verdict] += 1
+        if f.verdict == lib.FRAME_BAD_EXT and f.param_code != 0xFF:
+            # The code of a Parameter Problem (RFC 4443 3.4) rides on the kind's own.
+            self.icmp.report(f, Kind.PARAMETER_PROBLEM, now, f.param_ptr)
+
+    def _receive_ip(self, f: Any, now: float) -> None:
+        if f.is_frag:
+            self._fragments_dropped += 1
+            return
+        proto = f.proto
+        if proto == headers.TCP:
+            if self._for_us(f) and not f.dst[0] == 0xFF:
+                self.tcp.receive(f, now)
+        elif proto == headers.UDP:
+            if self._for_us(f) or self._is_group(f):
+                self.udp.receive(f, now)
+        elif proto == (ip.ICMP if f.ip_version == 4 else ip.ICMPV6):
+            self._receive_icmp(f, now)
+        elif self._for_us(f) and proto != ip.NO_NEXT:
+            self.icmp.report(f, Kind.PROTOCOL_UNREACHABLE, now)
+
+    def _for_us(self, f: Any) -> bool:
+        dst = access.destination(f)
+        if dst in self.interface.local:
+            return True
+        return self.forwarding and not ip.is_multicast(dst) and dst != ip.BROADCAST_V4
+
+    def _is_group(self, f: Any) -> bool:
+        dst = access.destination(f)
+        return ip.is_multicast(dst) or dst == ip.BROADCAST_V4 or self.interface.is_broadcast(dst)
+
+    def _receive_icmp(self, f: Any, now: float) -> None:
+        kind = f.sport >> 8
+        if f.ip_version == 6 and 133 <= kind <= 137:
+            self.resolution.receive_ndp(f, now)
+            return
+        error = self.icmp.receive(f, now)
+        if error is not None:
+            self._hand_on(error, now)
+
+    def _hand_on(self, error: icmp.Error, now: float) -> None:
+        """Give a received ICMP error to the flow or port whose packet it quotes."""
+        about = icmp.quoted(error)
+        if about is None:
+            return
+        local, remote = (about.src, about.sport), (about.dst, about.dport)
+        if about.proto == headers.UDP:
+            owner = self.udp.owner(*local)
+            if owner is not None:
+                owner.icmp_received(remote, local, error, now)
+        elif about.proto == headers.TCP:
+            self.tcp.icmp_received(local, remote, error, now)
+
+    # Owners.
+
+    def next_event(self) -> tuple[tcp.FlowOwner, tcp.Flow] | None:
+        """Return an owner and its flow that has events, None when there is none."""
+        events = self.tcp.events
+        while events:
+            owner, flow = events.popleft()
+            if owner is not None:
+                return owner, flow
+        return None
+
+    def settle(self) -> None:
+        """End the burst: the memory of the frames received may go."""
+        self.tcp.own()
+
+    # Transmitting.
+
+    def transmit(self, now: float) -> Burst | None:
+        """Return a burst to be sent before the next call, None when there is nothing to send."""
+        self.tcp.expire(now)
+        self.resolution.transmit(now)
+        resolved, failed = self.resolution.release()
+        for flow in resolved:
+            self.tcp.ready(flow)
+        for waiting in failed:
+            self._unreachable(waiting, now)
+        out = self._out
+        out.clear()
+        self._drain_queue(out)
+        self.tcp.transmit(out, now)
+        self._frames_out += out.count
+        return out if out.count else None
+
+    def _drain_queue(self, out: Burst) -> None:
+        queue = self.interface.queue
+        while queue and not out.full:
+            item = queue.popleft()
+            if isinstance(item, bytes):
+                out.append(item)
+            elif isinstance(item, Datagram):
+                template, data = item.template, item.data
+                lib.frame_emit_udp(out[out.count], template, len(template), data, len(data))
+                out.keep(data)
+                out.count += 1
+            else:
+                tcp.emit(out, *item)
+
+    def _unreachable(self, waiting: Any, now: float) -> None:
+        """Nobody answers for an address: tell a flow (RFC 1122 2.3.2.2, RFC 4861 7.2.2)."""
+        if isinstance(waiting, tcp.Flow):
+            self.tcp.unreachable(waiting, now)
+
+    def deadline(self) -> float | None:
+        """Return when `transmit` has something to do next by itself."""
+        times = (self.tcp.deadline(), self.resolution.deadline())
+        return min((at for at in times if at is not None), default=None)
+
+    def statistics(self) -> Statistics:
+        """Return a snapshot of the counters."""
+        t, u = self.tcp.counters, self.udp.counters
+        return Statistics(
+            frames_in=self._frames_in,
+            frames_out=self._frames_out,
+            dropped={VERDICTS[i]: n for i, n in enumerate(self._dropped) if n},
+            flows=len(self.tcp.flows),
+            segments_in=t.segments_in,
+            segments_out=t.segments_out,
+            datagrams_in=u.datagrams_in,
+            datagrams_out=u.datagrams_out,
+            echoes_answered=self.icmp.counters.echoes_answered,
+            resets_out=t.resets_out,
+            syns_refused=t.syns_refused,
+            fragments_dropped=self._fragments_dropped,
+        )
+
+
+def default_tcp_config(version: int, mtu: int) -> Config:
+    """Return the parameters of connections over a link with `mtu`."""
+    return Config(
+        mss=min(mtu, 65535) - TCP_MARGIN[version], default_mss=536 if version == 4 else 1220
+    )
