@@ -1,0 +1,184 @@
+"""The transmission control block (RFC 9293, 3.3.1): the variables of one connection.
+
+Names are the standard's.  Sequence numbers are unwrapped (see `seq`); times are seconds on the
+clock that the caller passes as `now`; a timer that is off stands at infinity.  The modules
+`receive`, `send`, `timer` and `recovery` are functions over this block; `Connection` is the block
+with its verbs.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Any
+
+from .assembler import Assembler
+from .buffer import ReceiveQueue, RingBuffer, SendBuffer
+from .config import Config
+from .rtt import Rtt
+from .scoreboard import Scoreboard
+from .state import Input, State, advance
+
+OFF = float("inf")
+
+
+class Event(enum.Enum):
+    """What `next_event` reports."""
+
+    CONNECTED = "both sides have acknowledged"
+    READABLE = "data or the peer's FIN is newly there"
+    WRITABLE = "there is send space again after a shortage"
+    REFUSED = "the peer answered the SYN with a reset"
+    RESET = "the peer reset the connection"
+    TIMED_OUT = "the peer stopped answering"
+    UNREACHABLE = "ICMP says that the peer cannot be reached"
+    CLOSED = "nothing more will happen; the connection can be forgotten"
+
+
+EVENTS = tuple(Event)
+CONNECTED, READABLE, WRITABLE, REFUSED, RESET, TIMED_OUT, UNREACHABLE, CLOSED = (
+    1 << i for i in range(len(EVENTS))
+)
+
+
+class Phase(enum.IntEnum):
+    """What the sender believes about its losses, by Linux's names (TCP_INFO's tcpi_ca_state)."""
+
+    OPEN = 0
+    DISORDER = 1  # duplicate ACKs, nothing believed lost
+    CWR = 2
+    RECOVERY = 3  # fast retransmit
+    LOSS = 4  # the timer expired
+
+
+class Rtx(enum.IntEnum):
+    """What the retransmission timer will do when it expires."""
+
+    RTO = 0
+    PERSIST = 1
+    PROBE = 2  # tail loss probe
+
+
+class Block:
+    """All variables of a connection."""
+
+    __slots__ = (
+        "ack_bytes", "ack_now", "assembler", "backoff", "cc", "closing", "config",
+        "dup_acks_in", "dup_acks_out", "error", "events", "fin_queued", "fin_seq", "flow",
+        "held", "irs", "iss", "last_ack_sent", "last_recv", "last_send", "rtx_credit", "max_snd_wnd",
+        "mss", "n_bytes_acked", "n_bytes_received", "n_bytes_retrans", "n_bytes_sent", "n_delivered",
+        "n_retrans", "n_segs_in", "n_segs_out", "n_timeouts", "opened", "peer_mss", "phase",
+        "probes", "queue", "rcv_adv", "rcv_fin", "rcv_nxt", "rcv_wscale", "recover", "reset_out",
+        "retries", "rtt", "rtx_mode", "sack_ok", "sb", "short", "snd_buf", "snd_mss", "snd_nxt",
+        "snd_una", "snd_wl1", "snd_wl2", "snd_wnd", "snd_wscale", "state", "stuck_since",
+        "t_ack", "t_keep", "t_rtx", "t_wait", "ts_offset", "ts_ok", "ts_recent", "ts_recent_at",
+        "undo", "wants_transmit",
+    )  # fmt: skip
+
+    def __init__(self, config: Config, now: float, iss: int) -> None:
+        self.config = config
+        self.flow: Any = None  # the owner's
+        self.state = State.CLOSED
+        self.error: Event | None = None
+        self.events = 0
+        self.opened = now
+        self.wants_transmit = False
+        self.held = False
+        self.closing = False  # the user has closed: nobody will read any more
+        self.reset_out: Any = None  # a RST to be sent
+        self._init_receive()
+        self._init_send(config, iss)
+        self._init_timers(now)
+        self._init_counters()
+
+    def _init_send(self, config: Config, iss: int) -> None:
+        self.iss = iss
+        self.snd_una = iss
+        self.snd_nxt = iss
+        self.snd_wnd = 0
+        self.max_snd_wnd = 0
+        self.snd_wl1 = 0
+        self.snd_wl2 = 0
+        self.snd_wscale = 0  # shift of the windows that we receive
+        self.snd_buf: SendBuffer = RingBuffer(config.snd_buf)
+        self.short = False  # the user was refused space and waits for WRITABLE
+        self.fin_queued = False
+        self.fin_seq = -1  # sequence number of our FIN, once sent
+        self.peer_mss = config.default_mss
+        self.snd_mss = 0  # the peer's and the path's limit, options not yet taken off
+        self.mss = 0  # payload of a segment without SACK blocks
+        self.sb = Scoreboard()
+        self.rtt = Rtt(config.min_rto, config.max_rto, config.syn_rto)
+        self.set_mss(config.default_mss)
+        self.cc = config.congestion(self.mss)
+        self.phase = Phase.OPEN
+        self.recover = iss
+        self.undo: tuple[int, int] | None = None
+        self.dup_acks_in = 0
+        self.rtx_credit = 0  # bytes that may be retransmitted whatever the window says
+
+    def _init_receive(self) -> None:
+        self.irs = 0
+        self.rcv_nxt = 0
+        self.rcv_adv = 0  # right edge of the largest window ever offered
+        self.rcv_wscale = 0  # shift of the windows that we send
+        self.rcv_fin = -1  # sequence number of the peer's FIN, once seen
+        self.queue = ReceiveQueue()
+        self.assembler: Assembler | None = None
+        self.ack_now = False
+        self.ack_bytes = 0  # bytes received since our last ACK
+        self.dup_acks_out = 0
+        self.last_ack_sent = 0
+        self.sack_ok = False
+        self.ts_ok = False
+        self.ts_recent = 0
+        self.ts_recent_at = 0.0
+        self.ts_offset = 0
+
+    def _init_timers(self, now: float) -> None:
+        self.t_rtx = OFF
+        self.t_ack = OFF
+        self.t_keep = OFF
+        self.t_wait = OFF
+        self.rtx_mode = Rtx.RTO
+        self.retries = 0  # expirations of t_rtx without an answer
+        self.backoff = 0  # of the persist timer
+        self.probes = 0  # keepalives without an answer
+        self.stuck_since = OFF  # since when nothing was acknowledged, for the user timeout
+        self.last_send = now
+        self.last_recv = now
+
+    def _init_counters(self) -> None:
+        self.n_segs_in = 0
+        self.n_segs_out = 0
+        self.n_bytes_sent = 0
+        self.n_bytes_acked = 0
+        self.n_bytes_received = 0
+        self.n_bytes_retrans = 0
+        self.n_retrans = 0
+        self.n_timeouts = 0
+        self.n_delivered = 0
+
+    def set_mss(self, limit: int) -> None:
+        """Take the peer's or the path's limit on a segment (RFC 6691: options come off it)."""
+        config = self.config
+        self.snd_mss = max(min(limit, config.send_mss or config.mss), config.min_mss)
+        self.mss = self.snd_mss - (12 if self.ts_ok else 0)
+
+    def go(self, event: Input) -> None:
+        """Move along the table of transitions."""
+        self.state = advance(self.state, event)
+
+    def finish(self, event: Input, error: Event | None = None) -> None:
+        """Reach CLOSED: every timer off, everything kept let go, except a RST still to be sent."""
+        self.go(event)
+        self.t_rtx = self.t_ack = self.t_keep = self.t_wait = OFF
+        self.sb = Scoreboard()
+        self.snd_buf.release(len(self.snd_buf))
+        self.assembler = None
+        self.ack_now = False
+        self.held = False
+        self.wants_transmit = self.reset_out is not None
+        if error is not None:
+            self.error = error
+            self.events |= 1 << EVENTS.index(error)
+        self.events |= CLOSED

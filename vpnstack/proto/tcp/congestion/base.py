@@ -1,0 +1,65 @@
+"""Congestion control as a small class: how much may be in flight, and nothing else.
+
+What was lost is decided elsewhere (`recovery`); a controller hears of it.  Subclass `Congestion`,
+override what you need and hand the class over as `Config(congestion=...)`: a working controller is
+a dozen lines.  All sizes are bytes.
+"""
+
+from __future__ import annotations
+
+INFINITE = 1 << 62
+
+
+def initial_window(mss: int) -> int:
+    """Return the initial window of RFC 6928: ten segments, at most 14600 bytes or two segments."""
+    return min(10 * mss, max(2 * mss, 14600))
+
+
+class Congestion:
+    """The base of all controllers: a fixed window of IW10 that never moves."""
+
+    __slots__ = ("cwnd", "mss", "ssthresh")
+    name = "fixed"
+
+    def __init__(self, mss: int) -> None:
+        self.mss = mss
+        self.cwnd = initial_window(mss)
+        self.ssthresh = INFINITE
+
+    def on_ack(self, acked: int, rtt: float, now: float, in_flight: int) -> None:
+        """Hear of `acked` bytes newly delivered while `in_flight` were out.
+
+        `rtt` is the sample in seconds, or 0.0 without one.  Not called while the sender did not
+        use its window (RFC 7661) nor during fast recovery.
+        """
+
+    def on_loss(self, now: float, in_flight: int) -> None:
+        """Hear that fast recovery begins: set `ssthresh`, the window to come out with."""
+
+    def on_recovered(self, now: float) -> None:
+        """Hear that all that was out when the loss was seen has been delivered."""
+        self.cwnd = min(self.cwnd, self.ssthresh)
+
+    def on_rto(self, now: float, in_flight: int) -> None:
+        """Hear that the retransmission timer expired: RFC 5681, 3.1 wants one segment."""
+        self.cwnd = self.mss
+
+    def on_undo(self, cwnd: int, ssthresh: int) -> None:
+        """Hear that the last loss was spurious; the values before it are handed back."""
+        self.cwnd = max(self.cwnd, cwnd)
+        self.ssthresh = max(self.ssthresh, ssthresh)
+
+    def on_idle(self, idle: float, rto: float) -> None:
+        """Hear that nothing was sent for `idle` seconds (RFC 5681, 4.1: restart window)."""
+        if idle > rto:
+            self.cwnd = min(self.cwnd, initial_window(self.mss))
+
+    def on_mss(self, mss: int) -> None:
+        """Hear that the segment size changed (path MTU)."""
+        self.mss = mss
+        self.cwnd = max(self.cwnd, mss)
+
+    @property
+    def pacing_rate(self) -> float:
+        """Return bytes a second to pace at, or 0.0 for none."""
+        return 0.0

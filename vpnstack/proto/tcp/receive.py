@@ -1,0 +1,377 @@
+"""Arriving segments (RFC 9293, 3.10.7): checked in the standard's order, then data, then FIN."""
+
+from __future__ import annotations
+
+from . import recovery, send
+from .assembler import Assembler
+from .block import CONNECTED, OFF, READABLE, WRITABLE, Block, Event, Phase, Rtx
+from .options import MAX_WSCALE
+from .segment import ACK, FIN, PSH, RST, SYN, Buffer, Segment, reset_for
+from .seq import HALF, MASK, unwrap
+from .state import Input, State
+
+PAWS_IDLE = 24 * 86400.0  # RFC 7323, 5.5: TS.Recent is too old to be trusted
+
+
+def options_of_syn(c: Block, seg: Segment) -> None:
+    """Take over what the peer's SYN or SYN-ACK offers (RFC 7323 2.2 and 3.2, RFC 2018)."""
+    config = c.config
+    if seg.wscale >= 0 and config.window_scaling:
+        c.snd_wscale = min(seg.wscale, MAX_WSCALE)
+        c.rcv_wscale = scale_for(config.rcv_buf)
+    else:
+        c.snd_wscale, c.rcv_wscale = 0, -1
+    c.sack_ok = seg.sack_permitted and config.sack
+    c.ts_ok = seg.ts is not None and config.timestamps
+    if seg.ts is not None:
+        c.ts_recent = seg.ts[0]
+    c.peer_mss = seg.mss or config.default_mss
+    c.set_mss(c.peer_mss)
+    c.cc = config.congestion(c.mss)
+
+
+def scale_for(rcv_buf: int) -> int:
+    """Return the smallest shift by which 16 bits can say `rcv_buf`."""
+    shift = 0
+    while shift < MAX_WSCALE and rcv_buf > 65535 << shift:
+        shift += 1
+    return shift
+
+
+def syn_sent(c: Block, seg: Segment, now: float) -> None:
+    """RFC 9293, 3.10.7.3."""
+    flags = seg.flags
+    acceptable = False
+    if flags & ACK:
+        acceptable = unwrap(seg.ack, c.iss) == c.iss + 1
+        if not acceptable:
+            c.reset_out = reset_for(seg)
+            c.wants_transmit = c.reset_out is not None
+            return
+    if flags & RST:
+        if acceptable:
+            c.finish(Input.ABORT, Event.REFUSED)
+        return
+    if not flags & SYN or flags & FIN:
+        return
+    c.irs = seg.seq
+    c.rcv_nxt = c.last_ack_sent = seg.seq + 1
+    c.rcv_adv = c.rcv_nxt + min(c.config.rcv_buf, 65535)
+    options_of_syn(c, seg)
+    c.wants_transmit = True
+    if not acceptable:  # simultaneous open
+        c.go(Input.RCV_SYN)
+        c.sb.mark_all_lost()
+        c.snd_wnd = c.max_snd_wnd = seg.wnd
+        c.snd_wl1, c.snd_wl2 = seg.seq, c.iss
+        return
+    c.rcv_wscale = max(c.rcv_wscale, 0)
+    c.snd_wnd = c.max_snd_wnd = seg.wnd  # RFC 7323, 2.2: not scaled on a SYN
+    c.snd_wl1, c.snd_wl2 = seg.seq, c.iss + 1
+    c.ack_now = True
+    c.go(Input.RCV_SYN_ACK)
+    _opened(c, c.iss + 1, now)
+    if len(seg.data):
+        synchronized(c, seg._replace(seq=(seg.seq + 1) & MASK, flags=flags & ~SYN), now)
+
+
+def _opened(c: Block, ack: int, now: float) -> None:
+    """Finish the handshake: our SYN is acknowledged."""
+    _, record = c.sb.acknowledge(ack)
+    if record is not None and not record.rtx:
+        c.rtt.sample(now - record.first)
+    elif c.rtt.srtt == 0.0:
+        c.rtt.rto = max(c.rtt.rto, 3.0)  # RFC 6298, 5.7
+    c.rtt.backoff = 0
+    c.rcv_wscale = max(c.rcv_wscale, 0)
+    c.snd_una = ack
+    c.recover = ack
+    c.t_rtx = OFF
+    c.retries = 0
+    c.phase = Phase.OPEN
+    c.events |= CONNECTED
+    c.wants_transmit = True
+    if c.config.keepalive:
+        c.t_keep = now + c.config.keepalive_idle
+
+
+def synchronized(c: Block, seg: Segment, now: float) -> None:
+    """RFC 9293, 3.10.7.4: SYN_RECEIVED and all states behind it."""
+    wire, wire_ack, flags, wnd, body, _, _, _, _, ts, sacks, _, _ = seg
+    c.n_segs_in += 1
+    rcv_nxt = c.rcv_nxt
+    seq = rcv_nxt + ((wire - rcv_nxt + HALF) & MASK) - HALF
+    n = len(body)
+    if ts is not None and c.ts_ok:
+        age = (ts[0] - c.ts_recent) & MASK
+        if age >= HALF and not flags & RST and now - c.ts_recent_at < PAWS_IDLE:
+            _answer(c)  # RFC 7323, 5.3 R1 (PAWS)
+            return
+    elif c.ts_ok and not flags & RST and c.state is State.SYN_RECEIVED:
+        ts = None
+    # First, the sequence number (RFC 9293 3.4, RFC 7323 5.3 R2).
+    if seq != rcv_nxt or flags & ~(ACK | PSH) or n > c.rcv_adv - rcv_nxt:
+        trimmed = _check(c, seq, flags, body, now, wire_ack)
+        if trimmed is None:
+            return
+        seq, flags, body = trimmed
+        n = len(body)
+    if ts is not None and c.ts_ok and seq <= c.last_ack_sent and age < HALF:
+        c.ts_recent = ts[0]
+        c.ts_recent_at = now
+    if not flags & ACK:
+        return
+    c.last_recv = now
+    ack = c.snd_una + ((wire_ack - c.snd_una + HALF) & MASK) - HALF
+    if c.state < State.ESTABLISHED and not _ack_of_syn(c, ack, wnd, seq, seg, now):
+        return
+    if not _ack(c, ack, wnd, seq, n, flags, ts, sacks, now):
+        return
+    if n:
+        _text(c, seq, body, now)
+    if flags & FIN:
+        c.rcv_fin = seq + n
+        c.ack_now = True
+        c.wants_transmit = True
+    if c.rcv_fin == c.rcv_nxt and c.state is not State.CLOSED:
+        _fin(c, now)
+
+
+def _answer(c: Block) -> None:
+    """Owe the peer an ACK: its segment was not acceptable."""
+    c.ack_now = True
+    c.wants_transmit = True
+
+
+def _check(c: Block, seq: int, flags: int, body: Buffer, now: float,
+           wire_ack: int) -> tuple[int, int, Buffer] | None:  # fmt: skip
+    """Test and trim a segment to the window, then RST and SYN; None: there is no more to do."""
+    rcv_nxt, edge = c.rcv_nxt, c.rcv_adv
+    n = len(body)
+    end = seq + n + ((flags & FIN) != 0) + ((flags & SYN) != 0)
+    if end == seq:
+        acceptable = rcv_nxt <= seq <= edge
+    else:
+        acceptable = seq < edge and end > rcv_nxt
+    if flags & RST:
+        _reset(c, seq, acceptable)
+        return None
+    if flags & SYN:
+        _syn(c, seq)
+        return None
+    if not acceptable:
+        _unacceptable(c, seq, flags, now)
+        if seq == rcv_nxt and flags & ACK:  # a full window still takes acknowledgements
+            return seq, flags & ~FIN, b""
+        return None
+    if seq < rcv_nxt:
+        body = body[rcv_nxt - seq :]
+        seq = rcv_nxt
+        c.ack_now = c.wants_transmit = True
+    if seq + len(body) > edge:
+        body = body[: edge - seq]
+        flags &= ~FIN
+        c.ack_now = c.wants_transmit = True
+    return seq, flags, body
+
+
+def _unacceptable(c: Block, seq: int, flags: int, now: float) -> None:
+    _answer(c)
+    if c.state is State.TIME_WAIT and flags & FIN:  # RFC 9293, 3.10.7.4, eighth
+        c.t_wait = now + 2 * c.config.msl
+
+
+def _reset(c: Block, seq: int, acceptable: bool) -> None:
+    """RFC 5961, 3.2: only the exact number resets; elsewhere in the window it is challenged."""
+    if seq == c.rcv_nxt:
+        if c.state is State.TIME_WAIT:
+            return  # RFC 1337
+        refused = c.state is State.SYN_RECEIVED and not c.held
+        c.finish(Input.ABORT, Event.REFUSED if refused else Event.RESET)
+    elif acceptable:
+        _answer(c)
+
+
+def _syn(c: Block, seq: int) -> None:
+    """RFC 5961, 4.2: a SYN is challenged; the repeated one of the handshake is answered again."""
+    if c.state is State.SYN_RECEIVED and seq == c.irs:
+        if c.sb.records:
+            c.sb.mark_all_lost()
+        c.wants_transmit = True
+        return
+    _answer(c)
+
+
+def _ack_of_syn(c: Block, ack: int, wnd: int, seq: int, seg: Segment, now: float) -> bool:
+    """RFC 9293, 3.10.7.4, fifth, SYN_RECEIVED."""
+    if ack != c.iss + 1:
+        c.reset_out = reset_for(seg)
+        c.wants_transmit = True
+        return False
+    c.go(Input.ACK_OF_SYN)
+    _opened(c, ack, now)
+    c.snd_wnd = wnd << c.snd_wscale
+    c.max_snd_wnd = max(c.max_snd_wnd, c.snd_wnd)
+    c.snd_wl1, c.snd_wl2 = seq, ack
+    return True
+
+
+def _ack(c: Block, ack: int, wnd: int, seq: int, n: int, flags: int, ts: tuple[int, int] | None,
+         sacks: tuple[tuple[int, int], ...], now: float) -> bool:  # fmt: skip
+    """RFC 9293, 3.10.7.4, fifth: take the acknowledgement; False ends the segment's processing."""
+    una = c.snd_una
+    if ack > c.snd_nxt or ack < una - c.max_snd_wnd:  # RFC 5961, 5.2
+        _answer(c)
+        return False
+    wnd <<= c.snd_wscale
+    old_wnd = c.snd_wnd
+    if ack >= una and (c.snd_wl1 < seq or (c.snd_wl1 == seq and c.snd_wl2 <= ack)):
+        c.snd_wl1, c.snd_wl2 = seq, ack
+        if wnd != old_wnd:
+            c.snd_wnd = wnd
+            c.wants_transmit = True
+            if wnd > c.max_snd_wnd:
+                c.max_snd_wnd = wnd
+    if ack == una and not c.sb.records:
+        if c.rtx_mode is Rtx.PERSIST:
+            _probe_answered(c)
+        return True
+    if ack > una:
+        _advance(c, ack, ts, sacks, now)
+    elif ack == una:
+        sacked = _sacks(c, sacks) if sacks and c.sack_ok else 0
+        duplicate = not n and not flags & FIN and wnd == old_wnd
+        if sacked or (duplicate and not c.sack_ok):
+            flight = c.sb.pipe + sacked
+            recovery.on_ack(c, 0, sacked, duplicate, flight, 0.0, now)
+            c.wants_transmit = True
+        c.retries = 0 if not c.snd_wnd else c.retries
+    return c.state is not State.CLOSED
+
+
+def _probe_answered(c: Block) -> None:
+    """The peer lives behind its closed window: probe on, as long as it answers (3.8.6.1)."""
+    c.retries = 0
+    if c.snd_wnd:
+        c.backoff = 0
+        c.t_rtx = OFF
+        c.rtx_mode = Rtx.RTO
+        c.wants_transmit = True
+
+
+def _sacks(c: Block, sacks: tuple[tuple[int, int], ...]) -> int:
+    """Unwrap SACK blocks, keep those that make sense and apply them (RFC 2018, section 8)."""
+    una, nxt = c.snd_una, c.snd_nxt
+    blocks = []
+    for left, right in sacks:
+        a, b = unwrap(left, una), unwrap(right, una)
+        if una <= a < b <= nxt:
+            blocks.append((a, b))
+    return recovery.take_sacks(c, tuple(blocks)) if blocks else 0
+
+
+def _advance(c: Block, ack: int, ts: tuple[int, int] | None, sacks: tuple[tuple[int, int], ...],
+             now: float) -> None:  # fmt: skip
+    """Take an acknowledgement of something new."""
+    sb = c.sb
+    flight = sb.pipe
+    una, c.snd_una = c.snd_una, ack
+    fresh, record = sb.acknowledge(ack)
+    octets = ack - una
+    fin_acked = 0 <= c.fin_seq < ack
+    if fin_acked:
+        octets -= 1
+    c.snd_buf.release(octets)
+    c.n_bytes_acked += octets
+    rtt = 0.0
+    if record is not None and not record.rtx:
+        rtt = now - record.time
+        c.rtt.sample(rtt)
+    elif ts is not None and ts[1]:  # RFC 7323, 4.1: the echo tells which transmission it answers
+        echo = (int(now * 1000) + c.ts_offset - ts[1]) & MASK
+        if echo < 60_000:
+            rtt = echo / 1000 or 0.001
+            c.rtt.sample(rtt)
+    c.retries = 0
+    c.stuck_since = OFF
+    sacked = _sacks(c, sacks) if sacks and c.sack_ok else 0
+    recovery.on_ack(c, fresh, sacked, False, flight, rtt, now)
+    c.t_rtx = now + c.rtt.timeout() if sb.records else OFF  # RFC 6298, 5.2 and 5.3
+    c.rtx_mode = Rtx.RTO
+    c.wants_transmit = True
+    if c.short and c.snd_buf.space * 4 >= c.config.snd_buf:
+        c.short = False
+        c.events |= WRITABLE
+    if fin_acked:
+        _fin_acked(c, now)
+
+
+def _fin_acked(c: Block, now: float) -> None:
+    if c.state is State.LAST_ACK:
+        c.finish(Input.ACK_OF_FIN)
+    elif c.state is State.CLOSING:
+        c.go(Input.ACK_OF_FIN)
+        c.t_wait = now + 2 * c.config.msl
+    elif c.state is State.FIN_WAIT_1:
+        c.go(Input.ACK_OF_FIN)
+        if c.closing:
+            c.t_wait = now + c.config.fin_timeout
+
+
+def _text(c: Block, seq: int, body: Buffer, now: float) -> None:
+    """RFC 9293, 3.10.7.4, seventh: in order to the queue, else to the assembler."""
+    if c.rcv_fin >= 0 and seq + len(body) > c.rcv_fin:
+        return  # beyond the peer's own FIN
+    if c.closing:
+        # Nobody will read it: say so (RFC 9293 3.6.1, RFC 2525 2.17).
+        send.reset(c, c.snd_nxt)
+        c.finish(Input.ABORT, Event.RESET)
+        return
+    if seq != c.rcv_nxt:
+        _out_of_order(c, seq, body)
+        return
+    n = len(body)
+    c.rcv_nxt = seq + n
+    c.n_bytes_received += n
+    c.queue.append(body)
+    c.events |= READABLE
+    if c.assembler is not None:
+        _fill(c, c.assembler)
+        return
+    c.ack_bytes += n
+    if c.ack_bytes >= 2 * c.mss or not c.config.delayed_ack:
+        c.ack_now = c.wants_transmit = True
+    elif c.t_ack == OFF:
+        c.t_ack = now + c.config.delayed_ack
+
+
+def _fill(c: Block, assembler: Assembler) -> None:
+    """Move what has become contiguous; RFC 5681, 4.2: acknowledge at once when a gap closes."""
+    for piece in assembler.pop(c.rcv_nxt):
+        c.rcv_nxt += len(piece)
+        c.n_bytes_received += len(piece)
+        c.queue.append(piece)
+    if not assembler.ranges:
+        c.assembler = None
+    c.ack_now = c.wants_transmit = True
+
+
+def _out_of_order(c: Block, seq: int, body: Buffer) -> None:
+    if c.assembler is None:
+        c.assembler = Assembler(c.config.max_gaps)
+    c.assembler.add(seq, body)
+    c.dup_acks_out += 1
+    c.ack_now = c.wants_transmit = True
+
+
+def _fin(c: Block, now: float) -> None:
+    """RFC 9293, 3.10.7.4, eighth: everything before the FIN is here."""
+    state = c.state
+    if state in (State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2):
+        c.go(Input.RCV_FIN)
+        c.rcv_nxt += 1
+        c.ack_now = c.wants_transmit = True
+        c.events |= READABLE
+        if state is State.FIN_WAIT_2:
+            c.t_wait = now + 2 * c.config.msl
+            c.t_rtx = c.t_keep = OFF

@@ -1,0 +1,149 @@
+"""What was sent and is not yet acknowledged: one record for each transmission, in sequence order.
+
+A record is in the network (OUT), believed lost and not yet sent again (LOST), or known to have
+arrived out of order (SACKED).  `pipe` estimates the bytes in the network (RFC 6675,
+section 4): the sum over OUT, less what duplicate ACKs say has left it when the peer has no SACK.  A record may
+be a super-segment; it is split where a SACK block or a retransmission needs a border.
+"""
+
+from __future__ import annotations
+
+OUT = 0
+LOST = 1
+SACKED = 2
+
+
+class Sent:
+    """Sequence space [seq, end) as it was last transmitted at `time`; `rtx`: more than once."""
+
+    __slots__ = ("end", "first", "rtx", "seq", "state", "time")
+
+    def __init__(self, seq: int, end: int, time: float) -> None:
+        self.seq = seq
+        self.end = end
+        self.time = time
+        self.first = time
+        self.rtx = False
+        self.state = OUT
+
+
+class Scoreboard:
+    """The records of one connection and the sums over them."""
+
+    __slots__ = ("dup_bytes", "lost", "out", "records", "sacked")
+
+    def __init__(self) -> None:
+        self.records: list[Sent] = []
+        self.out = 0  # bytes in state OUT
+        self.lost = 0
+        self.sacked = 0
+        self.dup_bytes = 0  # without SACK: bytes that duplicate ACKs say have arrived
+
+    @property
+    def pipe(self) -> int:
+        """Return the estimate of bytes in the network."""
+        return self.out - min(self.dup_bytes, self.out)
+
+    def sent(self, seq: int, end: int, now: float) -> None:
+        """Record a first transmission."""
+        self.records.append(Sent(seq, end, now))
+        self.out += end - seq
+
+    def acknowledge(self, ack: int) -> tuple[int, Sent | None]:
+        """Drop what lies before `ack`: bytes newly known to have arrived, and the newest record.
+
+        The record is the last one wholly covered that was not SACKED before, for the RTT.
+        """
+        records = self.records
+        done, fresh = 0, 0
+        newest: Sent | None = None
+        for record in records:
+            if record.end > ack:
+                break
+            done += 1
+            if record.state == SACKED:
+                self.sacked -= record.end - record.seq
+                continue
+            fresh += self._settle(record, record.end - record.seq)
+            if newest is None or record.time >= newest.time:
+                newest = record
+        if done:
+            del records[:done]
+        if records and records[0].seq < ack:
+            head = records[0]
+            n = ack - head.seq
+            if head.state == SACKED:
+                self.sacked -= n
+            else:
+                fresh += self._settle(head, n)
+            head.seq = ack
+        return fresh, newest
+
+    def _settle(self, record: Sent, n: int) -> int:
+        """Take `n` bytes of a record off the sum that they are part of."""
+        if record.state == OUT:
+            self.out -= n
+        else:
+            self.lost -= n
+        return n
+
+    def split(self, index: int, at: int) -> Sent:
+        """Cut record `index` in two at `at`; return the first part, which keeps the index."""
+        record = self.records[index]
+        rest = Sent(at, record.end, record.time)
+        rest.first, rest.rtx, rest.state = record.first, record.rtx, record.state
+        record.end = at
+        self.records.insert(index + 1, rest)
+        return record
+
+    def mark_lost(self, record: Sent) -> None:
+        """Believe an OUT record lost: it leaves the pipe and waits for retransmission."""
+        if record.state == OUT:
+            record.state = LOST
+            n = record.end - record.seq
+            self.out -= n
+            self.lost += n
+
+    def mark_sacked(self, record: Sent) -> int:
+        """Learn that a record has arrived; return its bytes, 0 if that was known."""
+        if record.state == SACKED:
+            return 0
+        n = record.end - record.seq
+        self._settle(record, n)
+        record.state = SACKED
+        self.sacked += n
+        return n
+
+    def mark_all_lost(self) -> None:
+        """Believe everything lost that the peer has not confirmed (the timer expired)."""
+        for record in self.records:
+            if record.state == OUT:
+                record.state = LOST
+        self.lost += self.out
+        self.out = 0
+        self.dup_bytes = 0
+
+    def forget_sacks(self) -> None:
+        """Distrust all SACK information: the peer may have reneged (RFC 2018, section 8)."""
+        for record in self.records:
+            if record.state == SACKED:
+                record.state = OUT
+        self.out += self.sacked
+        self.sacked = 0
+
+    def next_lost(self) -> int:
+        """Return the index of the first LOST record, -1 when there is none."""
+        if self.lost:
+            for index, record in enumerate(self.records):
+                if record.state == LOST:
+                    return index
+        return -1
+
+    def resent(self, record: Sent, now: float) -> None:
+        """Note that a LOST record is in the network again."""
+        record.state = OUT
+        record.rtx = True
+        record.time = now
+        n = record.end - record.seq
+        self.lost -= n
+        self.out += n
