@@ -132,7 +132,9 @@ class Interface:
     def is_broadcast(self, dst: bytes) -> bool:
         """Tell whether `dst` is the directed broadcast of one of our IPv4 networks."""
         return len(dst) == 4 and any(
-            a.version == 4 and a.network.prefixlen < 31 and a.network.broadcast_address.packed == dst
+            a.version == 4
+            and a.network.prefixlen < 31
+            and a.network.broadcast_address.packed == dst
             for a in self.config.addresses
         )
 

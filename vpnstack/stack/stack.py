@@ -66,9 +66,9 @@ class Stack:
         self.tcp = tcp.TcpLayer(
             interface, lambda version: make(version, interface.mtu), rng.randbytes(32)
         )
-        self.udp = udp.UdpLayer(interface, rng)
-        self.udp.unclaimed = lambda f, now: self.icmp.report(f, Kind.PORT_UNREACHABLE, now)
         self.icmp = IcmpLayer(interface)
+        self.udp = udp.UdpLayer(interface, rng)
+        self.udp.unclaimed = self._port_unreachable
         self.resolution = Resolution(interface)
         self._dropped = [0] * lib.FRAME_VERDICTS
         self._frames_in = self._frames_out = self._fragments_dropped = 0
@@ -100,7 +100,7 @@ class Stack:
             return
         proto = f.proto
         if proto == headers.TCP:
-            if self._for_us(f) and not f.dst[0] == 0xFF:
+            if self._for_us(f) and f.dst[0] != 0xFF:
                 self.tcp.receive(f, now)
         elif proto == headers.UDP:
             if self._for_us(f) or self._is_group(f):
@@ -141,6 +141,9 @@ class Stack:
                 owner.icmp_received(remote, local, error, now)
         elif about.proto == headers.TCP:
             self.tcp.icmp_received(local, remote, error, now)
+
+    def _port_unreachable(self, f: Any, now: float) -> None:
+        self.icmp.report(f, Kind.PORT_UNREACHABLE, now)
 
     # Owners.
 

@@ -17,16 +17,19 @@ from ..core import access
 from ..core._core import ffi, lib
 from ..core.burst import Burst
 from ..proto.tcp.config import Config
-from ..proto.tcp.connection import Connection
+from ..proto.tcp.connection import Connection, Icmp
 from ..proto.tcp.isn import initial_sequence
 from ..proto.tcp.options import emit_options
-from ..proto.tcp.segment import RST, SYN, ACK, Segment, reset_for
+from ..proto.tcp.segment import ACK, RST, SYN, Segment, reset_for
 from ..proto.tcp.state import State
+from ..wire import icmp, ip
+from ..wire.icmp import Kind
 from . import headers
 from .interface import Interface
 
 FLOWS_MAX = 131072
 HELD_MAX = 4096  # SYNs that wait for a decision
+TURN = 16  # segments of one flow before the next one's turn
 
 
 class FlowOwner(Protocol):
@@ -128,10 +131,12 @@ class TcpLayer:
         if flow is None:
             self._unknown(key, seg, now)
             return
+        if flow.conn.state is State.TIME_WAIT and flow.conn.reusable_by(seg):
+            self.forget(flow)  # RFC 6191: the newer SYN opens the connection anew
+            self._unknown(key, seg, now)
+            return
         flow.conn.receive(seg, now)
-        if not flow.dirty:
-            flow.dirty = True
-            self._dirty.append(flow)
+        self._mark(flow)
 
     def _unknown(self, key: bytes, seg: Segment, now: float) -> None:
         acceptor = None
@@ -164,10 +169,38 @@ class TcpLayer:
             tmpl = headers.template(mac, self.interface.mac, (dst, dport, src, sport), headers.TCP)
             self.interface.send_queued((tmpl, answer))
 
+    def icmp_received(
+        self, local: tuple[bytes, int], remote: tuple[bytes, int], error: icmp.Error, now: float
+    ) -> None:
+        """Tell the flow that an ICMP error quotes (RFC 5927: the sequence number is checked)."""
+        flow = self.flows.get(headers.key(*remote, *local, headers.TCP))
+        where = ip.upper(error.quote)
+        if flow is None or where is None:
+            return
+        seq = int.from_bytes(error.quote[where.offset + 4 : where.offset + 8], "big")
+        if error.kind is Kind.TOO_BIG:
+            room = (error.value & 0xFFFF) - (40 if error.version == 4 else 60)
+            flow.conn.icmp_error(Icmp.PACKET_TOO_BIG, now, seq, max(room, 0))
+        else:
+            hard = error.kind in (Kind.PORT_UNREACHABLE, Kind.PROTOCOL_UNREACHABLE, Kind.PROHIBITED)
+            flow.conn.icmp_error(Icmp.HARD if hard else Icmp.SOFT, now, seq)
+        self._mark(flow)
+
+    def unreachable(self, flow: Flow, now: float) -> None:
+        """Tell a flow that nobody answers for its peer's address on the link."""
+        flow.conn.icmp_error(Icmp.SOFT, now, flow.conn.snd_una & 0xFFFFFFFF)
+        self._mark(flow)
+
+    def _mark(self, flow: Flow) -> None:
+        if not flow.dirty:
+            flow.dirty = True
+            self._dirty.append(flow)
+
     def settle(self) -> None:
         """End a burst: events of touched connections are queued for their owners."""
         for flow in self._dirty:
-            self.events.append((flow.owner, flow))
+            if flow.conn.events:
+                self.events.append((flow.owner, flow))
 
     def own(self) -> None:
         """After the owners ran: keep what still lies in the burst's memory, and get ready."""
@@ -179,9 +212,7 @@ class TcpLayer:
 
     # Local calls.
 
-    def connect(
-        self, local: tuple[bytes, int], remote: tuple[bytes, int], now: float
-    ) -> Flow:
+    def connect(self, local: tuple[bytes, int], remote: tuple[bytes, int], now: float) -> Flow:
         """Open a flow from `local` to `remote`; raises `KeyError` where one exists already."""
         key = headers.key(*remote, *local, headers.TCP)
         if key in self.flows:
@@ -222,16 +253,22 @@ class TcpLayer:
         while ready and not burst.full:
             flow = ready.popleft()
             flow.ready = False
-            if not self._resolve(flow, now):
-                continue
-            room = burst.capacity - burst.count
-            segments = flow.conn.transmit(now, min(room, 16))
-            for seg in segments:
-                emit(burst, flow.template, seg)
-            self.counters.segments_out += len(segments)
-            if len(segments) == min(room, 16):
-                self.ready(flow)  # its turn is over, it may have more
+            self._transmit_flow(flow, burst, now)
             self._after(flow)
+
+    def _transmit_flow(self, flow: Flow, burst: Burst, now: float) -> None:
+        conn = flow.conn
+        due = conn.deadline()
+        if not conn.wants_transmit and (due is None or due > now):
+            return
+        if not self._resolve(flow, now):
+            return
+        segments = conn.transmit(now, min(burst.capacity - burst.count, TURN))
+        for seg in segments:
+            emit(burst, flow.template, seg)
+        self.counters.segments_out += len(segments)
+        if conn.wants_transmit:
+            self.ready(flow)  # its turn is over, it has more
 
     def _resolve(self, flow: Flow, now: float) -> bool:
         """Make sure of the template; False when the flow has to wait for a link address."""
@@ -259,9 +296,9 @@ class TcpLayer:
     def _after(self, flow: Flow) -> None:
         """Keep the timer heap and the table in step with the connection."""
         conn = flow.conn
-        if conn.has_events:
+        if conn.events:
             self.events.append((flow.owner, flow))
-        if conn.state is State.CLOSED:
+        if conn.state is State.CLOSED and not conn.wants_transmit:
             self.forget(flow)
             flow.timer = None
             return
@@ -300,7 +337,9 @@ def segment_of(f: Any) -> Segment:
     """Make a `Segment` of a parsed TCP frame; its data is borrowed from the frame."""
     opts = f.opts
     if not opts:
-        return Segment(f.seq, f.ack, f.tcp_flags, f.wnd, access.payload(f), f.urg, ce=f.tos & 3 == 3)
+        return Segment(
+            f.seq, f.ack, f.tcp_flags, f.wnd, access.payload(f), f.urg, ce=f.tos & 3 == 3
+        )
     sacks: tuple[tuple[int, int], ...] = ()
     if opts & lib.TCPOPT_SACK:
         edges = f.sack

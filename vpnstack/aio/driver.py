@@ -1,0 +1,183 @@
+"""The one place where a stack meets a loop: readers for its ports, one timer, one flush.
+
+A wake-up is: receive a burst, forward what is for others, let the stack take the rest, run the
+owners of what changed, give the memory back, transmit until there is nothing left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from ..core.access import parse_burst
+from ..core.burst import Burst
+from ..link.port import Listener, Port, PortClosed
+from ..link.switch import Switch
+from ..stack.stack import Stack
+
+log = logging.getLogger(__name__)
+
+BURSTS = 4  # of one port before other events of the loop have their turn
+
+
+class Driver:
+    """Runs a stack and the switch below it on a loop; `wake` after any call that changed state."""
+
+    def __init__(self, stack: Stack, switch: Switch, loop: asyncio.AbstractEventLoop) -> None:
+        self.stack = stack
+        self.switch = switch
+        self.loop = loop
+        self._burst = Burst()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+        self._flushing = False
+        self._scheduled = False
+        self._burst_was_full = False
+        self._writing: set[Port] = set()
+        self._closed: dict[Port, Callable[[Port], None] | None] = {}
+
+    def now(self) -> float:
+        """Return the loop's time, the only clock of the stack."""
+        return self.loop.time()
+
+    def attach(self, port: Port, closed: Callable[[Port], None] | None = None) -> None:
+        """Connect a port to the switch and watch it; `closed` is told when its peer is gone."""
+        self.switch.attach(port)
+        self._closed[port] = closed
+        self.loop.add_reader(port.fileno(), self._readable, port)
+        self.wake()
+
+    def detach(self, port: Port) -> None:
+        """Stop watching a port, take it off the switch and close it."""
+        if port not in self._closed:
+            return
+        del self._closed[port]
+        self.loop.remove_reader(port.fileno())
+        if port in self._writing:
+            self._writing.discard(port)
+            self.loop.remove_writer(port.fileno())
+        self.switch.detach(port)
+        port.close()
+        self.stack.tcp.unblock()
+        self.wake()
+
+    def watch(self, listener: Listener, arrived: Callable[[Port], None]) -> None:
+        """Watch a listener; `arrived` gets each port that comes."""
+
+        def accept() -> None:
+            for port in listener.accept():
+                arrived(port)
+
+        self.loop.add_reader(listener.fileno(), accept)
+
+    def unwatch(self, listener: Listener) -> None:
+        """Stop watching a listener and close it."""
+        self.loop.remove_reader(listener.fileno())
+        listener.close()
+
+    def wake(self) -> None:
+        """Have the stack transmit soon; calls until then cost nothing more."""
+        if not self._scheduled and not self._flushing:
+            self._scheduled = True
+            self.loop.call_soon(self._flush_soon)
+
+    def _flush_soon(self) -> None:
+        self._scheduled = False
+        self.flush()
+
+    def _readable(self, port: Port) -> None:
+        was_stalled = port.stalled
+        try:
+            for _ in range(BURSTS):
+                if port not in self._closed or not port.rx_burst(self._burst):
+                    break
+                self._receive(port)
+                if not self._burst_was_full:
+                    break
+        except PortClosed as e:
+            self._lost(port, e)
+            return
+        if was_stalled and not port.stalled:
+            self.stack.tcp.unblock()
+        self.flush()
+
+    def _receive(self, port: Port) -> None:
+        burst = self._burst
+        self._burst_was_full = burst.full
+        now = self.now()
+        parse_burst(burst)
+        self.stack.receive(self.switch.ingress(port, burst), now)
+        self._run_owners(now)
+        self.stack.settle()
+        port.rx_done(burst)
+
+    def _run_owners(self, now: float) -> None:
+        next_event = self.stack.next_event
+        while (event := next_event()) is not None:
+            owner, flow = event
+            owner.flow_event(flow, now)
+
+    def flush(self) -> None:
+        """Transmit until the stack has nothing more, then set the timer."""
+        if self._flushing:
+            return
+        self._flushing = True
+        try:
+            while True:
+                now = self.now()
+                burst = self.stack.transmit(now)
+                if burst is not None:
+                    self.switch.egress(burst)
+                self._run_owners(now)
+                if burst is None and not self.stack.tcp.pending:
+                    break
+        finally:
+            self._flushing = False
+        self._watch_stalled()
+        self._arm()
+
+    def _watch_stalled(self) -> None:
+        for port in self.switch.ports:
+            if port.stalled and port not in self._writing:
+                self._writing.add(port)
+                self.loop.add_writer(port.fileno(), self._writable, port)
+
+    def _writable(self, port: Port) -> None:
+        port.flush()
+        if not port.stalled:
+            self._writing.discard(port)
+            self.loop.remove_writer(port.fileno())
+            self.stack.tcp.unblock()
+            self.flush()
+
+    def _arm(self) -> None:
+        at = self.stack.deadline()
+        if at is None:
+            return
+        if self._timer is not None:
+            if self._timer_at <= at:
+                return  # it fires first and arms again
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self.loop.call_at(at, self._expired)
+
+    def _expired(self) -> None:
+        self._timer = None
+        self.flush()
+
+    def _lost(self, port: Port, why: PortClosed) -> None:
+        log.info("port %s is gone: %s", port.name, why)
+        told = self._closed.get(port)
+        self.detach(port)
+        if told is not None:
+            told(port)
+
+    def close(self) -> None:
+        """Stop the timer and close every port."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._flushing = True  # nothing is sent any more
+        for port in list(self._closed):
+            self.detach(port)
