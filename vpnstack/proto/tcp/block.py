@@ -62,16 +62,16 @@ class Block:
     """All variables of a connection."""
 
     __slots__ = (
-        "ack_bytes", "ack_now", "assembler", "backoff", "cc", "closing", "config",
-        "dup_acks_in", "dup_acks_out", "error", "events", "fin_queued", "fin_seq", "flow",
-        "held", "irs", "iss", "last_ack_sent", "last_recv", "last_send", "rtx_credit", "max_snd_wnd",
-        "mss", "n_bytes_acked", "n_bytes_received", "n_bytes_retrans", "n_bytes_sent", "n_delivered",
-        "n_retrans", "n_segs_in", "n_segs_out", "n_timeouts", "opened", "peer_mss", "phase",
-        "probes", "queue", "rcv_adv", "rcv_fin", "rcv_nxt", "rcv_wscale", "recover", "reset_out",
-        "retries", "rtt", "rtx_mode", "sack_ok", "sb", "short", "snd_buf", "snd_mss", "snd_nxt",
-        "snd_una", "snd_wl1", "snd_wl2", "snd_wnd", "snd_wscale", "state", "stuck_since",
-        "t_ack", "t_keep", "t_rtx", "t_wait", "ts_offset", "ts_ok", "ts_recent", "ts_recent_at",
-        "undo", "wants_transmit",
+        "ack_bytes", "ack_now", "assembler", "backoff", "cc", "closing", "config", "dup_acks_in",
+        "dup_acks_out", "error", "events", "fin_queued", "fin_seq", "flow", "held", "irs", "iss",
+        "last_ack_sent", "last_recv", "last_send", "max_snd_wnd", "mss", "n_bytes_acked",
+        "n_bytes_received", "n_bytes_retrans", "n_bytes_sent", "n_delivered", "n_retrans",
+        "n_segs_in", "n_segs_out", "n_timeouts", "opened", "peer_mss", "phase", "probes", "queue",
+        "rcv_adv", "rcv_fin", "rcv_nxt", "rcv_wscale", "recover", "reset_out", "retries", "rtt",
+        "rtx_credit", "rtx_mode", "sack_ok", "sb", "short", "snd_buf", "snd_mss", "snd_nxt",
+        "snd_una", "snd_wl1", "snd_wl2", "snd_wnd", "snd_wscale", "state", "stuck_since", "t_ack",
+        "t_keep", "t_rtx", "t_wait", "ts_offset", "ts_ok", "ts_recent", "ts_recent_at", "undo",
+        "wants_transmit",
     )  # fmt: skip
 
     def __init__(self, config: Config, now: float, iss: int) -> None:
