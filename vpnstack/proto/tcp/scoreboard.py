@@ -1,8 +1,8 @@
 """What was sent and is not yet acknowledged: one record for each transmission, in sequence order.
 
 A record is in the network (OUT), believed lost and not yet sent again (LOST), or known to have
-arrived out of order (SACKED).  `pipe` estimates the bytes in the network (RFC 6675,
-section 4): the sum over OUT, less what duplicate ACKs say has left it when the peer has no SACK.  A record may
+arrived out of order (SACKED).  `pipe` estimates the bytes in the network (RFC 6675, 4): the sum
+over OUT, less what duplicate ACKs say has left it when the peer has no SACK.  A record may
 be a super-segment; it is split where a SACK block or a retransmission needs a border.
 """
 

@@ -109,9 +109,8 @@ class Pair:
             if end.to_send and conn.state is not State.CLOSED:
                 n = conn.send(end.to_send)
                 end.to_send = end.to_send[n:]
-            if not end.to_send and end.finish and not conn.fin_queued:
-                if conn.state >= State.ESTABLISHED:
-                    conn.shutdown()
+            if not end.to_send and end.finish and conn.state >= State.ESTABLISHED:
+                conn.shutdown()
             conn.own()
             due = conn.deadline()
             if not conn.wants_transmit and (due is None or due > self.now):

@@ -1,0 +1,288 @@
+"""asyncio transports over flows of the stack: any protocol class, or plain stream readers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from ..proto.tcp.block import Event
+from ..stack.tcp import Flow
+from ..wire import ip
+
+HIGH_WATER = 64 * 1024
+_ERRORS = {
+    Event.RESET: ConnectionResetError("the peer reset the connection"),
+    Event.REFUSED: ConnectionRefusedError("the peer refused the connection"),
+    Event.TIMED_OUT: TimeoutError("the peer stopped answering"),
+    Event.UNREACHABLE: OSError("the peer cannot be reached"),
+}
+ClientConnected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None]
+
+
+class StackTransport(asyncio.Transport):
+    """A flow as an asyncio transport; pausing reading closes the peer's window."""
+
+    def __init__(
+        self,
+        flow: Flow,
+        protocol: asyncio.BaseProtocol,
+        loop: asyncio.AbstractEventLoop,
+        wake: Callable[[], None],
+        connected: asyncio.Future[None] | None = None,
+    ) -> None:
+        super().__init__(
+            {
+                "peername": (ip.format_address(flow.remote[0]), flow.remote[1]),
+                "sockname": (ip.format_address(flow.local[0]), flow.local[1]),
+                "flow": flow,
+            }
+        )
+        self._flow = flow
+        self._protocol = protocol
+        self._loop = loop
+        self._wake = wake
+        self._connected = connected
+        self._pending = bytearray()  # what the connection did not take yet
+        self._high, self._low = HIGH_WATER, HIGH_WATER // 4
+        self._open = self._paused = self._closing = self._eof_out = self._eof_in = False
+        self._blocked = self._lost = False
+        flow.owner = self
+
+    # From the stack.
+
+    def flow_event(self, flow: Flow, now: float) -> None:
+        """Hand events of the connection on to the protocol."""
+        while (event := flow.conn.next_event()) is not None:
+            if event is Event.CONNECTED:
+                self._begin()
+            elif event is Event.WRITABLE:
+                self._write_out()
+            elif event in _ERRORS:
+                self._fail(_ERRORS[event])
+            elif event is Event.CLOSED:
+                self._lose(None)
+        if self._open and not self._lost:
+            self._deliver()
+
+    def _begin(self) -> None:
+        self._open = True
+        self._protocol.connection_made(self)
+        if self._connected is not None and not self._connected.done():
+            self._connected.set_result(None)
+
+    def _deliver(self) -> None:
+        conn, protocol = self._flow.conn, self._protocol
+        while not self._paused and not self._lost and (views := conn.received()):
+            data = b"".join(views)
+            conn.consume(len(data))
+            self._flow.touch()
+            if isinstance(protocol, asyncio.BufferedProtocol):
+                feed_buffered(protocol, data)
+            elif isinstance(protocol, asyncio.Protocol):
+                protocol.data_received(data)
+        if conn.eof and not self._eof_in and not self._paused and not self._lost:
+            self._eof_in = True
+            keep = isinstance(protocol, asyncio.Protocol) and protocol.eof_received()
+            if not keep:
+                self.close()
+
+    def _fail(self, error: Exception) -> None:
+        if self._connected is not None and not self._connected.done():
+            self._connected.set_exception(error)
+        self._lose(error)
+
+    def _lose(self, error: Exception | None) -> None:
+        if self._lost:
+            return
+        self._lost = self._closing = True
+        self._pending.clear()
+        if self._connected is not None and not self._connected.done():
+            self._connected.set_exception(error or ConnectionAbortedError("closed while opening"))
+        if self._open:
+            self._loop.call_soon(self._protocol.connection_lost, error)
+
+    # Writing.
+
+    def write(self, data: Any) -> None:
+        """Queue bytes; the protocol is paused above the high-water mark."""
+        if self._eof_out:
+            raise RuntimeError("cannot write after write_eof")
+        if not data or self._lost or self._closing:
+            return
+        if self._pending:
+            self._pending += data
+        else:
+            n = self._flow.conn.send(memoryview(data).cast("B"))
+            self._pending += memoryview(data).cast("B")[n:]
+        if not self._blocked and len(self._pending) > self._high:
+            self._blocked = True
+            self._protocol.pause_writing()
+        self._kick()
+
+    def writelines(self, list_of_data: Iterable[Any]) -> None:
+        """Queue several pieces at once."""
+        self.write(b"".join(list_of_data))
+
+    def _write_out(self) -> None:
+        if self._pending:
+            n = self._flow.conn.send(memoryview(self._pending))
+            del self._pending[:n]
+            self._flow.touch()
+        if self._blocked and len(self._pending) <= self._low:
+            self._blocked = False
+            self._protocol.resume_writing()
+        if not self._pending and (self._closing or self._eof_out):
+            self._end()
+
+    def _end(self) -> None:
+        conn = self._flow.conn
+        if self._closing:
+            if conn.rcv_queued and self._eof_in is False:
+                conn.consume(conn.rcv_queued)  # closed by its user: nobody reads it any more
+            conn.close()
+        else:
+            conn.shutdown()
+        self._kick()
+
+    def _kick(self) -> None:
+        self._flow.touch()
+        self._wake()
+
+    def can_write_eof(self) -> bool:
+        """TCP has half-closes."""
+        return True
+
+    def write_eof(self) -> None:
+        """Send a FIN behind what is queued; reading goes on."""
+        if not self._eof_out:
+            self._eof_out = True
+            if not self._pending:
+                self._end()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set the marks that pause and resume the protocol."""
+        self._high = HIGH_WATER if high is None else high
+        self._low = self._high // 4 if low is None else low
+
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes wait outside the connection's own buffer."""
+        return len(self._pending)
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """Return the low and the high mark."""
+        return self._low, self._high
+
+    # Reading.
+
+    def pause_reading(self) -> None:
+        """Leave what arrives in the connection, whose window closes."""
+        self._paused = True
+
+    def resume_reading(self) -> None:
+        """Deliver what waited and open the window again."""
+        if self._paused and not self._lost:
+            self._paused = False
+            self._loop.call_soon(self._resumed)
+
+    def _resumed(self) -> None:
+        if self._open and not self._lost:
+            self._deliver()
+            self._kick()
+
+    def is_reading(self) -> bool:
+        """Tell whether data is delivered."""
+        return not self._paused and not self._closing
+
+    # Ending.
+
+    def is_closing(self) -> bool:
+        """Tell whether `close` or `abort` was called or the connection is lost."""
+        return self._closing
+
+    def close(self) -> None:
+        """Send what is queued, then end."""
+        if self._closing:
+            return
+        self._closing = True
+        if not self._pending:
+            self._end()
+            self._lose(None)
+
+    def abort(self) -> None:
+        """Reset the connection."""
+        self._flow.conn.abort()
+        self._lose(None)
+        self._kick()
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Hand the transport to another protocol."""
+        self._protocol = protocol
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Return the present protocol."""
+        return self._protocol
+
+
+def feed_buffered(protocol: asyncio.BufferedProtocol, data: bytes) -> None:
+    """Give `data` to a protocol that brings its own buffers."""
+    view = memoryview(data)
+    while view:
+        room = memoryview(protocol.get_buffer(len(view)))
+        n = min(len(room), len(view))
+        room[:n] = view[:n]
+        protocol.buffer_updated(n)
+        view = view[n:]
+
+
+class StackServer:
+    """Listens on one address of the stack; makes a protocol for each connection."""
+
+    def __init__(
+        self,
+        factory: Callable[[], asyncio.BaseProtocol],
+        loop: asyncio.AbstractEventLoop,
+        wake: Callable[[], None],
+        closed: Callable[[], None],
+        backlog: int = 1024,
+    ) -> None:
+        self._factory = factory
+        self._loop = loop
+        self._wake = wake
+        self._closed = closed
+        self._backlog = backlog
+        self._transports: set[StackTransport] = set()
+        self.refused = 0
+
+    def flow_arrived(self, flow: Flow, now: float) -> None:
+        """Accept a SYN, unless too many connections are open."""
+        self._transports = {t for t in self._transports if not t._lost}
+        if len(self._transports) >= self._backlog:
+            self.refused += 1
+            flow.drop()
+            return
+        transport = StackTransport(flow, self._factory(), self._loop, self._wake)
+        self._transports.add(transport)
+        flow.accept()
+
+    def close(self) -> None:
+        """Stop listening; connections go on."""
+        self._closed()
+
+    def abort_clients(self) -> None:
+        """Reset every connection."""
+        for transport in self._transports:
+            if not transport._lost:
+                transport.abort()
+
+
+def stream_factory(
+    connected: ClientConnected, loop: asyncio.AbstractEventLoop
+) -> Callable[[], asyncio.BaseProtocol]:
+    """Return a protocol factory that calls `connected(reader, writer)` for each connection."""
+
+    def make() -> asyncio.BaseProtocol:
+        reader = asyncio.StreamReader(loop=loop)
+        return asyncio.StreamReaderProtocol(reader, connected, loop=loop)
+
+    return make
