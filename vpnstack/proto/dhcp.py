@@ -202,9 +202,8 @@ class Server:
         self.pool.put(Lease(addr, client, mac, hostname, state, until, kept is not None))
 
     def _nak(self, message: dhcp.Repr) -> dhcp.Repr:
-        options = self._head(message, Type.NAK) + [
-            (int(Option.MESSAGE), b"address not available on this network")
-        ]
+        options = self._head(message, Type.NAK)
+        options.append((Option.MESSAGE, b"address not available on this network"))
         return dhcp.Repr(2, message.xid, message.chaddr, tuple(options), broadcast=True)
 
     def _reply(self, message: dhcp.Repr, kind: Type, addr: bytes | None) -> dhcp.Repr:

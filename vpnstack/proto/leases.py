@@ -2,8 +2,9 @@
 
 An offer holds its address for some seconds only, so a flood of invented clients takes the pool
 for that long and no longer; when nothing is free, new clients get silence and those that hold a
-lease keep it.  An address is found in constant time: first the client's old one, then the next
-that nobody ever had, then the one whose lease ended longest ago.
+lease keep it.  An address is found in constant time: first the client's old one, then one that
+was given back or that nobody ever had; when there are none left, all leases that ended lose their
+addresses at once.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Pool:
         self._by_addr: dict[bytes, Lease] = {}
         self._by_client: dict[bytes, bytes] = {}
         self._blocked: dict[bytes, float] = {}  # declined addresses and when they come back
-        self._fresh = self.first
+        self._fresh = self.first  # from here on nobody ever had one
+        self._returned: dict[bytes, None] = {}  # free ones below that, oldest first
         self._none_before = float("-inf")  # when a full pool is worth another look
 
     def __len__(self) -> int:
@@ -63,7 +65,9 @@ class Pool:
     def unfix(self, key: bytes) -> None:
         """Give the address kept for `key` back to the pool."""
         addr, _ = self._fixed.pop(key, (b"", ""))
-        self._fixed_addrs.discard(addr)
+        if addr:
+            self._fixed_addrs.discard(addr)
+            self._returned[addr] = None
 
     def fixed(self, client: bytes, mac: bytes) -> tuple[bytes, str] | None:
         """Return the address and host name kept for this client."""
@@ -88,7 +92,7 @@ class Pool:
             return own.addr
         if wanted is not None and self.free(wanted, client, mac, now):
             return wanted
-        return self._next_fresh() or self._longest_ended(now)
+        return self._next_free() or (self._reclaim(now) and self._next_free()) or None
 
     def free(self, addr: bytes, client: bytes, mac: bytes, now: float) -> bool:
         """Tell whether `client` may have `addr`."""
@@ -107,6 +111,8 @@ class Pool:
         for old in (self.of(lease.client), self._by_addr.get(lease.addr)):
             if old is not None:
                 self._drop(old)
+        self._blocked.pop(lease.addr, None)
+        self._returned.pop(lease.addr, None)
         self._by_addr[lease.addr] = lease
         self._by_client[lease.client] = lease.addr
 
@@ -119,29 +125,37 @@ class Pool:
     def _drop(self, lease: Lease) -> None:
         if self._by_addr.pop(lease.addr, None) is not None:
             self._by_client.pop(lease.client, None)
+            self._returned[lease.addr] = None
 
     def _ours(self, addr: bytes) -> bool:
         return self.first <= int.from_bytes(addr) <= self.last and addr not in self.reserved
 
-    def _next_fresh(self) -> bytes | None:
-        while self._fresh <= self.last:
-            addr = self._fresh.to_bytes(4)
-            self._fresh += 1
+    def _next_free(self) -> bytes | None:
+        while self._returned or self._fresh <= self.last:
+            if self._returned:
+                addr = next(iter(self._returned))
+                del self._returned[addr]
+            else:
+                addr = self._fresh.to_bytes(4)
+                self._fresh += 1
             taken = addr in self._by_addr or addr in self._fixed_addrs or addr in self._blocked
             if self._ours(addr) and not taken:
                 return addr
         return None
 
-    def _longest_ended(self, now: float) -> bytes | None:
-        """Reuse; a pool found full is not searched again before a lease can have ended."""
+    def _reclaim(self, now: float) -> bool:
+        """Take all addresses back whose time is over; look at most once a second."""
         if now < self._none_before:
-            return None
-        ends = {lease.addr: lease.until for lease in self._by_addr.values() if not lease.fixed}
-        ends.update(self._blocked)
-        ends = {addr: at for addr, at in ends.items() if addr not in self._fixed_addrs}
-        addr = min(ends, key=ends.__getitem__, default=None)
-        if addr is None or ends[addr] > now:
-            self._none_before = min(ends[addr] if addr else now + 1, now + 1)
-            return None
-        self._blocked.pop(addr, None)
-        return addr
+            return False
+        self._none_before = now + 1
+        ended = sorted((x for x in self._by_addr.values() if x.until <= now), key=_until)
+        for lease in ended:
+            self._drop(lease)
+        for addr in [addr for addr, at in self._blocked.items() if at <= now]:
+            del self._blocked[addr]
+            self._returned[addr] = None
+        return bool(self._returned)
+
+
+def _until(lease: Lease) -> float:
+    return lease.until
