@@ -2,8 +2,26 @@
 
 from pathlib import Path
 
+from .config import GatewayConfig
+from .errors import LinkError, UsageError, VpnstackError
+from .gateway import Gateway
+from .link.port import Jack, Listener, Offload, Port, PortClosed
+
 __version__ = "0.1.0"
-__all__ = ["__version__", "get_include"]
+__all__ = [
+    "Gateway",
+    "GatewayConfig",
+    "Jack",
+    "LinkError",
+    "Listener",
+    "Offload",
+    "Port",
+    "PortClosed",
+    "UsageError",
+    "VpnstackError",
+    "__version__",
+    "get_include",
+]
 
 
 def get_include() -> str:

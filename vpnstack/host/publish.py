@@ -16,10 +16,11 @@ from ..errors import UsageError
 from ..proto.tcp.block import Event
 from ..stack.stack import Stack
 from ..stack.tcp import Flow
+from ..stack.udp import Endpoint
 from ..wire import icmp
 from .bridge import Bridge
 from .policy import Policy
-from .udp import BATCH, IDLE, Endpoint
+from .udp import BATCH, IDLE
 
 PEERS_MAX = 1024
 PENDING_MAX = 1024

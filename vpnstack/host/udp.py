@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..stack.stack import Stack
-from ..stack.udp import packet
+from ..stack.udp import Endpoint, packet
 from ..wire import icmp
 from ..wire.icmp import Kind
 from .policy import Policy, text
@@ -34,8 +34,6 @@ _KINDS = {
     errno.EACCES: Kind.PROHIBITED,
     errno.EPERM: Kind.PROHIBITED,
 }
-
-Endpoint = tuple[bytes, int]
 
 
 @dataclass(slots=True)

@@ -16,6 +16,8 @@ from .interface import Datagram, Interface, Packet
 PAYLOAD_MAX = 65507
 HEADER_LEN = 8
 
+Endpoint = tuple[bytes, int]  # an address of 4 or 16 bytes, and a port
+
 
 class UdpOwner(Protocol):
     """Who receives datagrams of a bound port, or those that nobody bound."""
