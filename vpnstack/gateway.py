@@ -77,7 +77,9 @@ class GatewayJack:
 class Gateway:
     """A virtual network and its way out; an async context manager."""
 
-    def __init__(self, *addresses: str, config: GatewayConfig | None = None, **options: Any) -> None:
+    def __init__(
+        self, *addresses: str, config: GatewayConfig | None = None, **options: Any
+    ) -> None:
         config = config or GatewayConfig()
         if addresses:
             config = replace(config, addresses=addresses)
@@ -200,7 +202,7 @@ class Gateway:
     def port(self, name: str) -> GatewayJack:
         """Return the place called `name`, with an address of its own that DHCP keeps for it."""
         if name not in self._jacks:
-            mac = mac_for(name)
+            mac = mac_for(f"port/{name}")
             ipv4 = self._fix_address(name, mac)
             jack = self._jacks[name] = GatewayJack(self, name, mac, ipv4)
             known = [a for a in (jack.ipv4, jack.ipv6) if a is not None]
@@ -230,7 +232,9 @@ class Gateway:
             return ipaddress.ip_address(guest).packed
         except ValueError:
             known = ", ".join(sorted(self._jacks)) or "none"
-            raise UsageError(f"no guest {guest!r}: expected an address or one of: {known}") from None
+            raise UsageError(
+                f"no guest {guest!r}: expected an address or one of: {known}"
+            ) from None
 
     async def publish(
         self, proto: str, *, host: tuple[str, int], guest: tuple[str, int]
