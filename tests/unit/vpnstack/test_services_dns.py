@@ -48,8 +48,9 @@ class Upstream:
         await self.gate.wait()
         if self.fails:
             raise NoAnswer("dns: expected an answer, found none")
-        answer = reply(question, *self.texts)
-        return answer, answer.to_wire()
+        texts = self.texts if question.question[0].rdtype == dns.rdatatype.A else ()
+        answer = reply(question, *texts)
+        return answer, answer.to_wire(max_size=65535)
 
     def changed(self) -> bool:
         return self.new
@@ -131,7 +132,7 @@ async def test_hosts_file_is_read_again_when_it_changed(tmp_path: Path) -> None:
     assert texts(await ask(forwarder, "printer.lan")) == ["192.0.2.7"]
     assert texts(await ask(forwarder, "printer")) == ["192.0.2.7"]
     pointers = texts(await ask(forwarder, "7.2.0.192.in-addr.arpa", "PTR"))
-    assert pointers == ["Printer.", "printer.lan."]
+    assert set(pointers) == {"Printer.", "printer.lan."}
     assert texts(await ask(forwarder, "host.internal")) == ["192.168.127.254"]  # ours win
     assert (await ask(forwarder, "myself")).rcode() == dns.rcode.SERVFAIL
     hosts.write_text("192.0.2.99 printer\n")
@@ -160,7 +161,7 @@ async def test_equal_questions_share_one_query() -> None:
     upstream.gate.clear()
     forwarder = Forwarder({}, upstream, hosts=None)
     tasks = [asyncio.create_task(ask(forwarder, "a.example")) for _ in range(20)]
-    await until(lambda: forwarder.statistics().shared < 19)
+    await until(lambda: forwarder.statistics().shared == 19)
     tasks[0].cancel()  # who asked first goes away; the others still get the answer
     upstream.gate.set()
     answers = await asyncio.gather(*tasks[1:])
@@ -174,7 +175,7 @@ async def test_queries_in_flight_are_bounded() -> None:
     upstream.gate.clear()
     forwarder = Forwarder({}, upstream, hosts=None, in_flight_max=4)
     tasks = [asyncio.create_task(ask(forwarder, f"n{i}.example")) for i in range(10)]
-    await until(lambda: forwarder.statistics().refused_busy < 6)
+    await until(lambda: forwarder.statistics().refused_busy == 6)
     assert forwarder.statistics().in_flight == 4
     upstream.gate.set()
     rcodes = [answer.rcode() for answer in await asyncio.gather(*tasks)]
