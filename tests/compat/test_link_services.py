@@ -7,13 +7,14 @@ frames between a packet socket and the sans-IO machines, with nothing of the sta
 from __future__ import annotations
 
 import os
+import queue
 import random
 import shutil
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,8 @@ class Gateway:
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
         self.socket.bind((ifname, 0))
         self.socket.settimeout(0.05)
-        self.cache = neighbour.Cache(neighbour.Config(delay_first_probe=0.1))
+        self.calls: queue.SimpleQueue[Callable[[float], object]] = queue.SimpleQueue()
+        self.cache = neighbour.Cache(neighbour.Config(reachable_time=0.3, delay_first_probe=0.1))
         self.errors = Errors()
         pool = ip.parse_address("192.168.127.10"), ip.parse_address("192.168.127.20")
         self.dhcp = dhcp_server.Server(
@@ -69,6 +71,8 @@ class Gateway:
                 self.receive(self.socket.recv(65536), time.monotonic())
             except (TimeoutError, Malformed):
                 pass
+            while not self.calls.empty():
+                self.calls.get()(time.monotonic())
             self.transmit(time.monotonic())
         self.socket.close()
 
@@ -225,16 +229,24 @@ def test_kernel_arp_ping_and_port_unreachable(link: tuple[str, Gateway], tmp_pat
 def test_kernel_answers_our_arp_and_probes(link: tuple[str, Gateway]) -> None:
     ns, gateway = link
     sh(f"ip -n {ns} addr add 192.168.127.2/24 dev eth0")
-    peer = ip.parse_address("192.168.127.2")
-    assert gateway.cache.resolve(peer, time.monotonic()) is None
-    for _ in range(50):
-        if gateway.cache.state(peer) is neighbour.State.REACHABLE:
-            break
-        time.sleep(0.05)
-    assert gateway.cache.state(peer) is neighbour.State.REACHABLE
-    far = time.monotonic() + 60  # long after: STALE, DELAY, and a PROBE that the kernel answers
-    assert gateway.cache.resolve(peer, far) is not None
-    assert gateway.cache.state(peer) is neighbour.State.DELAY
+    sh(f"ip -n {ns} addr add fd00:127::2/64 dev eth0 nodad")
+    for peer in map(ip.parse_address, ("192.168.127.2", "fd00:127::2")):
+        states = list[neighbour.State | None]()
+
+        def use(now: float, peer: bytes = peer, states: list[object] = states) -> None:  # type: ignore[assignment]
+            gateway.cache.resolve(peer, now)
+            states.append(gateway.cache.state(peer))
+
+        for _ in range(30):  # in use all the time, so it is checked again and again
+            gateway.calls.put(use)
+            time.sleep(0.05)
+        assert states[0] is neighbour.State.INCOMPLETE
+        assert states.count(neighbour.State.DELAY) >= 2
+        assert neighbour.State.REACHABLE in states[states.index(neighbour.State.DELAY) :]
+    assert gateway.cache.statistics().failed == 0
+    gateway.calls.put(lambda now: gateway.cache.resolve(b"\xc0\xa8\x7f\x63", now, "lost"))
+    time.sleep(3.5)
+    assert neighbour.Failed(b"\xc0\xa8\x7f\x63", ("lost",)) in gateway.seen
 
 
 def test_kernel_takes_our_router_advertisement(link: tuple[str, Gateway], tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import dns.rcode
 import dns.rdatatype
 import dns.rrset
 import pytest
+import uvloop
 
 from vpnstack.services.dns import Forwarder
 from vpnstack.services.resolver import Config, NoAnswer, Resolver
@@ -337,6 +338,12 @@ async def through(answer: Answer, name: str = "a.example") -> list[str]:
 
 async def test_upstream_answers() -> None:
     assert await through(plain) == ["192.0.2.1"]
+
+
+def test_upstream_answers_on_uvloop() -> None:
+    assert uvloop.run(through(plain)) == ["192.0.2.1"]
+    with pytest.raises(NoAnswer):
+        uvloop.run(resolver(("127.0.0.1", 1)).query(dns.message.make_query("a.example", "A")))
 
 
 async def test_row10_ids_and_ports_differ() -> None:
