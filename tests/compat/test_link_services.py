@@ -226,20 +226,26 @@ def test_kernel_arp_ping_and_port_unreachable(link: tuple[str, Gateway], tmp_pat
     assert gateway.errors.statistics().sent == 1
 
 
+def in_use(gateway: Gateway, peer: bytes) -> list[neighbour.State | None]:
+    """Use `peer`'s entry all the time, so that it is checked again and again."""
+    states = list[neighbour.State | None]()
+
+    def use(now: float) -> None:
+        gateway.cache.resolve(peer, now)
+        states.append(gateway.cache.state(peer))
+
+    for _ in range(30):
+        gateway.calls.put(use)
+        time.sleep(0.05)
+    return states
+
+
 def test_kernel_answers_our_arp_and_probes(link: tuple[str, Gateway]) -> None:
     ns, gateway = link
     sh(f"ip -n {ns} addr add 192.168.127.2/24 dev eth0")
     sh(f"ip -n {ns} addr add fd00:127::2/64 dev eth0 nodad")
     for peer in map(ip.parse_address, ("192.168.127.2", "fd00:127::2")):
-        states = list[neighbour.State | None]()
-
-        def use(now: float, peer: bytes = peer, states: list[object] = states) -> None:  # type: ignore[assignment]
-            gateway.cache.resolve(peer, now)
-            states.append(gateway.cache.state(peer))
-
-        for _ in range(30):  # in use all the time, so it is checked again and again
-            gateway.calls.put(use)
-            time.sleep(0.05)
+        states = in_use(gateway, peer)
         assert states[0] is neighbour.State.INCOMPLETE
         assert states.count(neighbour.State.DELAY) >= 2
         assert neighbour.State.REACHABLE in states[states.index(neighbour.State.DELAY) :]
