@@ -157,9 +157,8 @@ class Forwarder:
 
     def _finish(self, query: dns.message.Message, answer: dns.message.Message, tcp: bool) -> bytes:
         self._rcodes[dns.rcode.to_text(answer.rcode())] += 1
+        # Without EDNS `payload` is 0; RFC 6891 6.2.3 takes less than 512 for 512.
         size = TCP_MAX if tcp else min(max(query.payload, UDP_MIN), UDP_MAX)
-        if query.edns < 0 and not tcp:
-            size = UDP_MIN
         try:
             wire = answer.to_wire(max_size=size, prefer_truncation=True)
         except dns.exception.TooBig:
