@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import enum
 from collections import OrderedDict, deque
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,7 +110,7 @@ class Statistics:
     resolved: int = 0
     failed: int = 0
     evicted: int = 0
-    ignored: int = 0  # advertisements for addresses that nobody asked about
+    ignored: int = 0  # advertisements that nobody asked for, and claims to our own addresses
     pending_dropped: int = 0
 
 
@@ -125,8 +126,9 @@ class _Entry:
 class Cache:
     """The neighbour cache of one interface, for one family or for both."""
 
-    def __init__(self, config: Config | None = None) -> None:
+    def __init__(self, config: Config | None = None, own: Container[bytes] = ()) -> None:
         self.config = config or Config()
+        self.own = own  # our addresses: whoever claims one (RFC 5227 2.4) is not believed
         self._table: OrderedDict[bytes, _Entry] = OrderedDict()  # least recently used first
         self._timers: dict[bytes, float] = {}  # INCOMPLETE, DELAY and PROBE entries, oldest first
         self._events: deque[Event] = deque()
@@ -167,6 +169,9 @@ class Cache:
 
         RFC 826 (merge, then create) and RFC 4861 7.2.3: creates a STALE entry where none is.
         """
+        if addr in self.own:
+            self._counts["ignored"] += 1
+            return
         entry = self._table.get(addr)
         if entry is None:
             self._create(addr, State.STALE).mac = mac

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import dns.exception
 import dns.flags
 import dns.message
-import dns.opcode
 import dns.rcode
 import dns.rdataclass
 import dns.rdatatype
@@ -53,8 +52,8 @@ class Forwarder:
     """Answers DNS queries.
 
     `names` maps a lower-case name such as `host.internal` to addresses of 4 or 16 octets and is
-    read at every query, so the caller may change it; `upstream` None means that only local names exist;
-    `hosts` is a file in the format of hosts(5), None for no file.
+    read at every query, so the caller may change it; `upstream` None means that only local names
+    exist; `hosts` is a file in the format of hosts(5), None for no file.
     """
 
     def __init__(
@@ -82,15 +81,11 @@ class Forwarder:
         if len(query) < HEADER_LEN or query[2] & 0x80:  # an answer, not a question: a loop
             self._counts["ignored"] += 1
             return None
-        try:
-            message = dns.message.from_wire(query)
-        except (dns.exception.DNSException, ValueError):
+        message = None if opcode(query) else readable(query)
+        if message is None:
             self._counts["malformed"] += 1
-            return header_only(query, dns.rcode.FORMERR)
+            return header_only(query, dns.rcode.NOTIMP if opcode(query) else dns.rcode.FORMERR)
         rcode = objection(message)
-        if rcode in (dns.rcode.FORMERR, dns.rcode.NOTIMP):
-            self._counts["malformed"] += 1
-            return header_only(query, rcode)
         if rcode != dns.rcode.NOERROR:
             return self._finish(message, failure(message, rcode), tcp)
         return self._finish(message, await self._resolve(message), tcp)
@@ -162,9 +157,8 @@ class Forwarder:
 
     def _finish(self, query: dns.message.Message, answer: dns.message.Message, tcp: bool) -> bytes:
         self._rcodes[dns.rcode.to_text(answer.rcode())] += 1
+        # Without EDNS `payload` is 0; RFC 6891 6.2.3 takes less than 512 for 512.
         size = TCP_MAX if tcp else min(max(query.payload, UDP_MIN), UDP_MAX)
-        if query.edns < 0 and not tcp:
-            size = UDP_MIN
         try:
             wire = answer.to_wire(max_size=size, prefer_truncation=True)
         except dns.exception.TooBig:
@@ -175,12 +169,22 @@ class Forwarder:
         return wire
 
 
+def opcode(query: bytes) -> int:
+    """Return the opcode in a header; 0 is QUERY."""
+    return query[2] >> 3 & 15
+
+
+def readable(query: bytes) -> dns.message.Message | None:
+    """Parse a query; None where that fails or there is not one question."""
+    try:
+        message = dns.message.from_wire(query)
+    except (dns.exception.DNSException, ValueError):
+        return None
+    return message if len(message.question) == 1 else None
+
+
 def objection(message: dns.message.Message) -> dns.rcode.Rcode:
     """Return why a query that could be read is not answered, NOERROR for no reason."""
-    if message.opcode() != dns.opcode.QUERY:
-        return dns.rcode.NOTIMP
-    if len(message.question) != 1:
-        return dns.rcode.FORMERR
     if message.edns > 0:  # RFC 6891 6.1.3
         return dns.rcode.BADVERS
     question = message.question[0]

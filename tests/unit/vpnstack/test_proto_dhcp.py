@@ -167,6 +167,14 @@ def test_release_and_return_gives_the_same_address() -> None:
     assert bound(server) == addr
 
 
+def test_release_and_decline_meant_for_another_server_are_not_ours() -> None:
+    server = Server(CONFIG)
+    addr, other = bound(server), (int(Option.SERVER_ID), b"\x01\x01\x01\x01")
+    ask(server, message(Type.RELEASE, MAC, other, ciaddr=addr))
+    ask(server, message(Type.DECLINE, MAC, other, (Option.REQUESTED_ADDRESS, addr)))
+    assert [lease.addr for lease in server.leases(0.0)] == [addr]
+
+
 def test_decline_takes_the_address_out_of_use() -> None:
     server = Server(CONFIG)
     addr = bound(server)
@@ -238,6 +246,13 @@ def test_row9_flood_of_macs_is_bounded_and_ends_in_silence() -> None:
     again = [ask(server, message(Type.DISCOVER, mac(n)), 31.0) for n in range(6000, 6100)]
     assert sum(reply is not None for reply in again) == 7  # the offers ran out
     assert server.leases(31.0)[0].mac == MAC
+
+
+def test_row9_full_pool_is_searched_once_a_second() -> None:
+    server = Server(replace(CONFIG, last=FIRST))
+    times = (0.0, 29.5, 30.25, 30.5)
+    offers = [ask(server, message(Type.DISCOVER, mac(n)), at) for n, at in enumerate(times)]
+    assert [offer is not None for offer in offers] == [True, False, False, True]
 
 
 def test_row9_a_client_that_hops_cannot_leak_the_pool() -> None:

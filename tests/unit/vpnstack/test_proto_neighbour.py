@@ -99,7 +99,7 @@ def test_solicitation_resolves_incomplete() -> None:
     assert cache.deadline() is None
 
 
-def test_spoofed_reply_creates_nothing() -> None:
+def test_row3_spoofed_reply_creates_nothing() -> None:
     cache = Cache()
     for i in range(5000):
         cache.receive_advertisement(i.to_bytes(4), OTHER, 0.0, solicited=True)
@@ -108,7 +108,7 @@ def test_spoofed_reply_creates_nothing() -> None:
     assert cache.statistics().ignored == 5000
 
 
-def test_unasked_reply_cannot_become_reachable() -> None:
+def test_row3_unasked_reply_cannot_become_reachable() -> None:
     cache = Cache()
     reachable(cache)
     cache.receive_advertisement(A, OTHER, 1.0, solicited=True)
@@ -187,3 +187,12 @@ def test_forget_returns_packets() -> None:
     cache.forget(A)
     assert cache.next_event() == Failed(A, ("p",))
     assert cache.transmit(10.0) == []
+
+
+def test_row3_gratuitous_for_the_gateway_is_ignored() -> None:
+    cache = Cache(own={A})
+    cache.receive_solicitation(A, OTHER, 0.0)
+    cache.receive_advertisement(A, OTHER, 0.0, solicited=False)
+    cache.receive_solicitation(B, OTHER, 0.0)
+    assert (cache.state(A), cache.state(B)) == (None, State.STALE)
+    assert cache.statistics().ignored == 2
