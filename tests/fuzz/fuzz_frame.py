@@ -6,8 +6,9 @@ import random
 import struct
 from typing import Any
 
-from vpnstack.core import pure
 from vpnstack.core._core import ffi, lib
+
+from vpnstack.core import pure
 from vpnstack.core.burst import Burst
 
 
@@ -110,7 +111,7 @@ def mutate(rng: random.Random) -> tuple[bytes, bytes, list[int]]:
     return bytes(v), bytes(d), cuts
 
 
-def TestOneInput(data: bytes) -> None:  # noqa: N802  (atheris names it)
+def TestOneInput(data: bytes) -> None:
     """First 12 bytes: the virtio-net header; then the frame."""
     if len(data) >= 12:
         check(data[:12], data[12:], [len(data) // 3, len(data) // 2])

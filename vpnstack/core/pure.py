@@ -18,18 +18,14 @@ class Verdict(IntEnum):
     OK, SHORT, BAD_VNET, BAD_IP, BAD_IP_CSUM, BAD_L4, BAD_L4_CSUM, BAD_EXT, BAD_ADDR = range(9)
 
 
-class Drop(Exception):  # noqa: N818  (a verdict, not an error)
+class Drop(Exception):
     """Ends the parsing of one frame; never leaves this module."""
 
     def __init__(self, verdict: Verdict) -> None:
         self.verdict = verdict
 
 
-_INTS = (
-    "verdict ethertype vlan l3 l4 data data_len ip_version proto ttl tos frag_off frag_more is_frag "
-    "ip_id ip_len sport dport key_proto seq ack wnd urg tcp_flags mss opts wscale sack_n "
-    "param_code param_ptr tsval tsecr"
-).split()
+_INTS = ["verdict", "ethertype", "vlan", "l3", "l4", "data", "data_len", "ip_version", "proto", "ttl", "tos", "frag_off", "frag_more", "is_frag", "ip_id", "ip_len", "sport", "dport", "key_proto", "seq", "ack", "wnd", "urg", "tcp_flags", "mss", "opts", "wscale", "sack_n", "param_code", "param_ptr", "tsval", "tsecr"]
 FIELDS = (*_INTS, "src", "dst", "sack")
 
 
