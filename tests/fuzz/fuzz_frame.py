@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 from typing import Any
@@ -18,7 +19,7 @@ def c_parse(vnet: bytes, data: bytes, cuts: list[int]) -> tuple[Burst, Any]:
     frame = burst.append(data, vnet)
     edges = [0, *sorted(min(c, len(data)) for c in cuts[:19]), len(data)]
     frame.iovcnt = len(edges) - 1
-    for i, (a, b) in enumerate(zip(edges, edges[1:], strict=False)):
+    for i, (a, b) in enumerate(itertools.pairwise(edges)):
         piece = ffi.new("uint8_t[]", data[a:b] or b"\0")
         burst.keep(piece)
         frame.iov[i].iov_base, frame.iov[i].iov_len = piece, b - a

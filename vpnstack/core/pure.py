@@ -25,7 +25,40 @@ class Drop(Exception):
         self.verdict = verdict
 
 
-_INTS = ["verdict", "ethertype", "vlan", "l3", "l4", "data", "data_len", "ip_version", "proto", "ttl", "tos", "frag_off", "frag_more", "is_frag", "ip_id", "ip_len", "sport", "dport", "key_proto", "seq", "ack", "wnd", "urg", "tcp_flags", "mss", "opts", "wscale", "sack_n", "param_code", "param_ptr", "tsval", "tsecr"]
+_INTS = (
+    "verdict",
+    "ethertype",
+    "vlan",
+    "l3",
+    "l4",
+    "data",
+    "data_len",
+    "ip_version",
+    "proto",
+    "ttl",
+    "tos",
+    "frag_off",
+    "frag_more",
+    "is_frag",
+    "ip_id",
+    "ip_len",
+    "sport",
+    "dport",
+    "key_proto",
+    "seq",
+    "ack",
+    "wnd",
+    "urg",
+    "tcp_flags",
+    "mss",
+    "opts",
+    "wscale",
+    "sack_n",
+    "param_code",
+    "param_ptr",
+    "tsval",
+    "tsecr",
+)
 FIELDS = (*_INTS, "src", "dst", "sack")
 
 
