@@ -1,4 +1,4 @@
-/* The Internet checksum (RFC 1071), 32 bytes a step in a 64-bit accumulator.
+/* The Internet checksum (RFC 1071), 32 bytes a step, carries counted in 128-bit accumulators.
  *
  * A sum is kept as the 16-bit value that would be stored as it lies in memory: adding words in the
  * machine's order and storing the result in the machine's order gives the same bytes (RFC 1071,
@@ -17,15 +17,18 @@ static uint16_t fold(uint64_t sum)
 uint16_t csum_partial(const void *data, uint32_t n, uint16_t start)
 {
     const uint8_t *p = data;
-    uint64_t a = start, b = 0;
-    uint32_t w[8];
+    unsigned __int128 x = start, y = 0; /* add and add-with-carry: 8 bytes a cycle */
+    uint64_t a, w[4];
 
     for (; n >= 32; n -= 32, p += 32) {
         memcpy(w, p, 32);
-        a += (uint64_t)w[0] + w[1] + w[2] + w[3];
-        b += (uint64_t)w[4] + w[5] + w[6] + w[7];
+        x += w[0];
+        y += w[1];
+        x += w[2];
+        y += w[3];
     }
-    a = (a & 0xffffffff) + (a >> 32) + (b & 0xffffffff) + (b >> 32);
+    x = (x & UINT64_MAX) + (x >> 64) + (y & UINT64_MAX) + (y >> 64);
+    a = (uint64_t)(x & 0xffffffff) + (uint64_t)(x >> 32 & 0xffffffff) + (uint64_t)(x >> 64);
     for (; n >= 2; n -= 2, p += 2) {
         uint16_t h;
         memcpy(&h, p, 2);

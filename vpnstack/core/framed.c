@@ -20,8 +20,8 @@ static int take(struct frame *frames, uint32_t max, uint8_t *buf, uint32_t *star
 
     while (n < max && end - *start >= 4) {
         uint32_t len = length_at(buf + *start);
-        if (len > FRAME_LEN_MAX)
-            return -EPROTO; /* the stream cannot be resynchronised */
+        if (len > FRAME_LEN_MAX) /* the stream cannot be resynchronised; what came before is good */
+            return n ? (int)n : -EPROTO;
         if (end - *start - 4 < len)
             break;
         struct frame *f = frames + n++;
@@ -47,6 +47,8 @@ int framed_rx_burst(int fd, struct frame *frames, uint32_t max, void *buf, uint3
     memmove(buf, (uint8_t *)buf + *start, *end - *start);
     *end -= *start;
     *start = 0;
+    if (*end >= cap)
+        return -ENOBUFS; /* not the end of the stream, which recv() of nothing would look like */
     ssize_t got = recv(fd, (uint8_t *)buf + *end, cap - *end, MSG_DONTWAIT);
     if (got == 0)
         return -EPIPE;
@@ -64,7 +66,9 @@ int64_t framed_tx_burst(int fd, const struct frame *frames, uint32_t n)
     uint32_t k = 0;
 
     for (uint32_t i = 0; i < n && i < TX_FRAMES && k + 1 + frames[i].iovcnt <= TX_IOV; i++) {
-        uint32_t len = frames[i].len;
+        uint32_t len = 0; /* by the pieces: a length that is not theirs would end the stream */
+        for (unsigned j = 0; j < frames[i].iovcnt; j++)
+            len += (uint32_t)frames[i].iov[j].iov_len;
         lengths[i][0] = (uint8_t)(len >> 24);
         lengths[i][1] = (uint8_t)(len >> 16);
         lengths[i][2] = (uint8_t)(len >> 8);

@@ -3,6 +3,7 @@
  * that a guest writes to at any moment.  Only checksums of payloads read the frame again. */
 #include "core.h"
 
+#define SEGMENTS_MAX 1024 /* a guest's gso_size of 1 must not cost us 65,000 frames */
 #define EXT_MAX 8 /* extension headers a packet may carry before we call it an attack */
 
 static uint16_t be16(const uint8_t *p) { return (uint16_t)(p[0] << 8 | p[1]); }
@@ -31,14 +32,27 @@ static int vnet_ok(const struct frame *f)
             return 0;
     }
     if (gso == VNET_GSO_NONE)
-        return 1;
+        return h->gso_type == VNET_GSO_NONE; /* ECN alone means nothing */
     return (gso == VNET_GSO_TCPV4 || gso == VNET_GSO_TCPV6 || gso == VNET_GSO_UDP_L4) &&
            (h->flags & VNET_NEEDS_CSUM) && h->gso_size != 0;
 }
 
-/* After the transport header is known: does the segmentation type fit what the frame is? */
+/* Once the headers are known: the checksum field is the transport's own, or one inside the payload
+ * (a tunnel's).  Anywhere else, completing it would rewrite addresses that were already checked. */
+static int csum_fits(const struct frame *f)
+{
+    uint16_t field = f->proto == 6 ? 16 : f->proto == 17 ? 6 : 2;
+
+    if (!(f->vnet.flags & VNET_NEEDS_CSUM) || f->vnet.csum_start >= f->data)
+        return 1;
+    return f->l4 && f->vnet.csum_start == f->l4 && f->vnet.csum_offset == field;
+}
+
 static int gso_fits(const struct frame *f)
 {
+    if (f->vnet.gso_size && f->data_len / f->vnet.gso_size > SEGMENTS_MAX &&
+        f->vnet.gso_type != VNET_GSO_NONE)
+        return 0;
     switch (f->vnet.gso_type & (uint8_t)~VNET_GSO_ECN) {
     case VNET_GSO_NONE:
         return 1;
@@ -168,7 +182,7 @@ static enum frame_verdict parse_l4(struct frame *f, uint32_t off, uint32_t end)
 /* RFC 1122 3.2.1.3: addresses that never stand on a wire as source or destination. */
 static int ipv4_addrs_ok(const uint8_t *src, const uint8_t *dst)
 {
-    if (src[0] == 127 || dst[0] == 127 || src[0] >= 224)
+    if (src[0] == 127 || dst[0] == 127 || src[0] >= 224 || dst[0] == 0)
         return 0;
     return src[0] != 0 || be32(src) == 0;
 }
@@ -211,7 +225,8 @@ static enum frame_verdict parse_ipv4(struct frame *f)
 
 static enum frame_verdict param_problem(struct frame *f, uint8_t code, uint32_t off)
 {
-    f->param_code = code;
+    /* RFC 4443 2.4 (e): a multicast packet is answered for an unknown option only. */
+    f->param_code = f->dst[0] == 0xff && code != 2 ? 0xff : code;
     f->param_ptr = off - f->l3;
     return FRAME_BAD_EXT;
 }
@@ -271,11 +286,12 @@ static enum frame_verdict ext_header(struct frame *f, uint32_t *off, uint32_t en
 /* RFC 4291 2.5, 2.7: no multicast source, no loopback, no IPv4-mapped address on a wire. */
 static int ipv6_addrs_ok(const uint8_t *src, const uint8_t *dst)
 {
-    static const uint8_t loop[16] = {[15] = 1};
+    static const uint8_t loop[16] = {[15] = 1}, none[16] = {0};
     static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
 
     return src[0] != 0xff && memcmp(src, loop, 16) && memcmp(dst, loop, 16) &&
-           memcmp(src, mapped, 12) && memcmp(dst, mapped, 12);
+           memcmp(src, mapped, 12) && memcmp(dst, mapped, 12) &&
+           memcmp(dst, none, 16);
 }
 
 static enum frame_verdict parse_ipv6(struct frame *f)
@@ -316,9 +332,23 @@ static enum frame_verdict parse_ipv6(struct frame *f)
     return parse_l4(f, off, end);
 }
 
+/* Do the pieces hold the `len` bytes that the port promised? */
+static int whole(const struct frame *f)
+{
+    uint64_t sum = 0;
+
+    if (f->iovcnt > FRAME_IOV_MAX)
+        return 0;
+    for (unsigned i = 0; i < f->iovcnt; i++)
+        sum += f->iov[i].iov_len;
+    return sum >= f->len;
+}
+
 static enum frame_verdict parse(struct frame *f)
 {
     if (f->len < 14 || f->len > FRAME_LEN_MAX || f->head_len < 14)
+        return FRAME_SHORT;
+    if (!whole(f))
         return FRAME_SHORT;
     if (!vnet_ok(f))
         return FRAME_BAD_VNET;
@@ -338,7 +368,7 @@ static enum frame_verdict parse(struct frame *f)
         v = parse_ipv4(f);
     else if (f->ethertype == 0x86dd)
         v = parse_ipv6(f);
-    if (v == FRAME_OK && !gso_fits(f))
+    if (v == FRAME_OK && !(csum_fits(f) && gso_fits(f)))
         v = FRAME_BAD_VNET;
     return v;
 }
@@ -353,7 +383,8 @@ void frame_parse_burst(struct frame *frames, uint32_t n)
         f->vlan = 0xffff;
         f->param_code = 0xff;
         if (!(f->iovcnt && f->iov[0].iov_base == f->head)) /* else it was built here */
-            f->head_len = (uint16_t)frame_copy(f, 0, f->head, FRAME_HEAD_MAX);
+            f->head_len = f->iovcnt > FRAME_IOV_MAX ? 0 :
+                (uint16_t)frame_copy(f, 0, f->head, f->len < FRAME_HEAD_MAX ? f->len : FRAME_HEAD_MAX);
         f->verdict = (uint16_t)parse(f);
     }
 }

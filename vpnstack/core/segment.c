@@ -76,9 +76,11 @@ static int complete(struct frame *out)
 {
     uint32_t start = out->vnet.csum_start, at = start + out->vnet.csum_offset;
 
-    if (at + 2 > out->head_len)
+    /* Padding behind the packet is no part of its sum. */
+    uint32_t end = out->l4 && start == out->l4 ? out->data + out->data_len : out->len;
+    if (at + 2 > out->head_len || end > out->len)
         return -1;
-    uint16_t sum = (uint16_t)~csum_frame(out, start, out->len - start, 0);
+    uint16_t sum = (uint16_t)~csum_frame(out, start, end - start, 0);
     if (sum == 0 && out->vnet.csum_offset == 6)
         sum = 0xffff; /* RFC 768: zero would mean that there is none */
     memcpy(out->head + at, &sum, 2);
@@ -96,18 +98,21 @@ static void inherit(struct frame *out, const struct frame *in, uint32_t head_len
     memcpy(out->head, in->head, head_len);
     out->head_len = (uint16_t)head_len;
     out->vnet = in->vnet;
+    out->token = in->token;
 }
 
 static void number(struct frame *out, uint32_t index, uint32_t l4_len)
 {
     uint8_t *ip = out->head + out->l3;
 
+    out->ip_len = out->l4 - out->l3 + l4_len;
     if (out->ip_version == 6) {
         put16(ip + 4, out->l4 - out->l3 - 40u + l4_len);
         return;
     }
     put16(ip + 2, out->l4 - out->l3 + l4_len);
     put16(ip + 4, (uint32_t)(ip[4] << 8 | ip[5]) + index);
+    out->ip_id = (uint32_t)(ip[4] << 8 | ip[5]);
     ip[10] = ip[11] = 0;
     uint16_t sum = (uint16_t)~csum_partial(ip, out->l4 - out->l3, 0);
     memcpy(ip + 10, &sum, 2);
@@ -131,6 +136,8 @@ static uint32_t segment(const struct frame *in, uint32_t off, struct frame *out)
             l4[13] &= (uint8_t)~(1 | 8);
         if (index)
             l4[13] &= (uint8_t)~0x80;
+        out->seq = seq;
+        out->tcp_flags = (uint16_t)((l4[12] & 1) << 8 | l4[13]);
     } else {
         put16(l4 + 4, l4_len);
     }
@@ -159,12 +166,14 @@ uint32_t frame_soften(const struct frame *in, uint32_t offload, uint32_t *cursor
 {
     uint32_t missing = needs(in) & ~offload, made = 0, off = *cursor;
 
+    if (!max || !in->iovcnt || in->iovcnt > FRAME_IOV_MAX)
+        return 0;
     *cursor = 0;
     if (!missing)
-        return max ? (uint32_t)alias(in, out) : 0;
+        return (uint32_t)alias(in, out);
     /* The checksum field must lie where the protocol has it: a guest chose these numbers. */
     uint32_t field = in->proto == 6 ? 16 : 6;
-    int gso = (missing & ~OFFLOAD_CSUM) != 0;
+    int gso = (missing & ~OFFLOAD_CSUM) != 0 && in->data_len > in->vnet.gso_size;
     if (gso && (in->vnet.csum_start != in->l4 || in->vnet.csum_offset != field || !in->l4 ||
                 !in->vnet.gso_size || in->data > in->head_len))
         return 0;

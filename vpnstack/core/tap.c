@@ -21,6 +21,8 @@ int tap_rx_burst(int fd, struct frame *frames, uint32_t max, void *slots, uint32
                 break;
             return -errno;
         }
+        if (got == 0)
+            break;
         if (got < FRAME_VNET_LEN)
             continue;
         f->len = (uint32_t)got - FRAME_VNET_LEN;
@@ -48,7 +50,7 @@ int tap_tx_burst(int fd, const struct frame *frames, uint32_t n, uint32_t *dropp
                 continue;
             if (errno == EAGAIN)
                 break;
-            if (errno == EBADFD)
+            if (errno == EBADFD || errno == EBADF)
                 return -errno;
             ++*dropped; /* EINVAL, EIO (interface down), ENOBUFS: this frame only */
         }
