@@ -18,7 +18,8 @@ ISS = 0xFFFFF000
 IRS = 0xFFFFFF00
 MASK = 0xFFFFFFFF
 CONFIG = Config(rcv_buf=20_000, snd_buf=20_000, max_gaps=8, keepalive=True, retries=4, msl=1.0)
-FLAGS = (16, 16, 16, 24, 17, 2, 18, 4, 20, 0, 1, 3, 6, 63, 255, 48)
+FLAGS = (16, 16, 16, 16, 16, 24, 24, 24, 24, 17, 48, 208)
+RARE = (2, 18, 4, 20, 0, 1, 3, 6, 63, 255)
 STEPS = (-70_000, -1000, -1, 0, 0, 0, 1, 10, 1000, 1460, 5000, 19_999, 20_000, 20_001, 1 << 31,
          70_000)  # fmt: skip
 SIZES = (0, 0, 0, 1, 2, 100, 536, 1460, 2920, 19_999, 20_001, 60_000)
@@ -68,16 +69,23 @@ def check(c: Connection) -> None:
 def segment(c: Connection, src: Input) -> Segment:
     """Make a segment near what the connection expects."""
     seq = (c.rcv_nxt or IRS) + src.choose(STEPS)
-    ack = (c.snd_una, c.snd_nxt)[src.byte() & 1] + src.choose(STEPS)
+    ack = (c.snd_una, c.snd_una, c.snd_una, c.snd_nxt)[src.byte() & 3] + src.choose(STEPS)
     size = src.choose(SIZES)
-    sacks = tuple(
-        ((c.snd_una + src.choose(STEPS)) & MASK, (c.snd_nxt + src.choose(STEPS)) & MASK)
-        for _ in range(src.byte() & 3)
-    )
+    sacks = tuple(sack(c, src) for _ in range(src.byte() & 3))
+    flags = src.choose(FLAGS) if src.byte() & 31 else src.choose(RARE)
     ts = (src.byte() << 24, src.byte() << 24) if src.byte() & 1 else None
-    return Segment(seq & MASK, ack & MASK, src.choose(FLAGS), src.byte() << 4, PAYLOAD[:size],
+    return Segment(seq & MASK, ack & MASK, flags, src.byte() << 4, PAYLOAD[:size],
                    src.byte(), src.byte() << 3, src.byte() % 16 - 1, bool(src.byte() & 1), ts,
                    sacks)  # fmt: skip
+
+
+def sack(c: Connection, src: Input) -> tuple[int, int]:
+    """Make a SACK block, mostly of what is in flight."""
+    if not src.byte() & 15:
+        return (c.snd_una + src.choose(STEPS)) & MASK, (c.snd_nxt + src.choose(STEPS)) & MASK
+    flight = max(c.snd_nxt - c.snd_una, 1)
+    left = c.snd_una + src.byte() * flight // 256
+    return left & MASK, (left + src.byte() * flight // 256) & MASK
 
 
 def user(c: Connection, src: Input) -> None:
@@ -90,11 +98,11 @@ def user(c: Connection, src: Input) -> None:
             c.send_buffer.commit(min(len(room), src.choose(SIZES)))
         case 3 | 4:
             c.consume(min(c.rcv_queued, src.choose(SIZES)))
-        case 5 if src.byte() < 64:
+        case 5 if src.byte() < 8:
             c.shutdown()
-        case 6 if src.byte() < 16:
+        case 6 if src.byte() < 2:
             c.close()
-        case 7 if src.byte() < 16:
+        case 7 if src.byte() < 2:
             c.abort()
         case 8:
             kind = tuple(Icmp)[src.byte() % 3]

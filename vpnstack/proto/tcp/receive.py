@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import recovery, send
+from . import rack, recovery, send
 from .assembler import Assembler
 from .block import CONNECTED, OFF, READABLE, WRITABLE, Block, Event, Phase, Rtx
 from .options import MAX_WSCALE
@@ -10,6 +10,7 @@ from .segment import ACK, FIN, PSH, RST, SYN, Buffer, Segment, reset_for
 from .seq import HALF, MASK, unwrap
 from .state import Input, State
 
+CHALLENGES = 10  # a second and connection
 PAWS_IDLE = 24 * 86400.0  # RFC 7323, 5.5: TS.Recent is too old to be trusted
 
 
@@ -105,7 +106,7 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
     if ts is not None and c.ts_ok:
         age = (ts[0] - c.ts_recent) & MASK
         if age >= HALF and not flags & RST and now - c.ts_recent_at < PAWS_IDLE:
-            _answer(c)  # RFC 7323, 5.3 R1 (PAWS)
+            _challenge(c, now)  # RFC 7323, 5.3 R1 (PAWS)
             return
     elif c.ts_ok and not flags & RST and c.state is State.SYN_RECEIVED:
         ts = None
@@ -143,6 +144,19 @@ def _answer(c: Block) -> None:
     c.wants_transmit = True
 
 
+def _challenge(c: Block, now: float) -> None:
+    """Owe an ACK that carries no news, ten a second at most (RFC 5961, 7).
+
+    Two ends that each find the other's ACK unacceptable would otherwise never stop.
+    """
+    if now - c.challenge_at >= 1.0:
+        c.challenge_at = now
+        c.challenges = 0
+    c.challenges += 1
+    if c.challenges <= CHALLENGES:
+        _answer(c)
+
+
 def _check(c: Block, seq: int, flags: int, body: Buffer, now: float,
            wire_ack: int) -> tuple[int, int, Buffer] | None:  # fmt: skip
     """Test and trim a segment to the window, then RST and SYN; None: there is no more to do."""
@@ -154,17 +168,21 @@ def _check(c: Block, seq: int, flags: int, body: Buffer, now: float,
     else:
         acceptable = seq < edge and end > rcv_nxt
     if flags & RST:
-        _reset(c, seq, acceptable)
+        _reset(c, seq, acceptable, now)
         return None
     if flags & SYN:
-        _syn(c, seq)
+        _syn(c, seq, now)
         return None
     if not acceptable:
-        _unacceptable(c, seq, flags, now)
+        if n and seq + n <= rcv_nxt:
+            c.dsack = (seq, seq + n)
+        _unacceptable(c, n, flags, now)
         if seq == rcv_nxt and flags & ACK:  # a full window still takes acknowledgements
             return seq, flags & ~FIN, b""
         return None
     if seq < rcv_nxt:
+        if n:
+            c.dsack = (seq, min(seq + n, rcv_nxt))
         body = body[rcv_nxt - seq :]
         seq = rcv_nxt
         c.ack_now = c.wants_transmit = True
@@ -175,13 +193,16 @@ def _check(c: Block, seq: int, flags: int, body: Buffer, now: float,
     return seq, flags, body
 
 
-def _unacceptable(c: Block, seq: int, flags: int, now: float) -> None:
-    _answer(c)
+def _unacceptable(c: Block, n: int, flags: int, now: float) -> None:
+    if n or flags & FIN:
+        _answer(c)
+    else:
+        _challenge(c, now)
     if c.state is State.TIME_WAIT and flags & FIN:  # RFC 9293, 3.10.7.4, eighth
         c.t_wait = now + 2 * c.config.msl
 
 
-def _reset(c: Block, seq: int, acceptable: bool) -> None:
+def _reset(c: Block, seq: int, acceptable: bool, now: float) -> None:
     """RFC 5961, 3.2: only the exact number resets; elsewhere in the window it is challenged."""
     if seq == c.rcv_nxt:
         if c.state is State.TIME_WAIT:
@@ -189,17 +210,17 @@ def _reset(c: Block, seq: int, acceptable: bool) -> None:
         refused = c.state is State.SYN_RECEIVED and not c.held
         c.finish(Input.ABORT, Event.REFUSED if refused else Event.RESET)
     elif acceptable:
-        _answer(c)
+        _challenge(c, now)
 
 
-def _syn(c: Block, seq: int) -> None:
+def _syn(c: Block, seq: int, now: float) -> None:
     """RFC 5961, 4.2: a SYN is challenged; the repeated one of the handshake is answered again."""
     if c.state is State.SYN_RECEIVED and seq == c.irs:
         if c.sb.records:
             c.sb.mark_all_lost()
         c.wants_transmit = True
         return
-    _answer(c)
+    _challenge(c, now)
 
 
 def _ack_of_syn(c: Block, ack: int, wnd: int, seq: int, seg: Segment, now: float) -> bool:
@@ -221,7 +242,7 @@ def _ack(c: Block, ack: int, wnd: int, seq: int, n: int, flags: int, ts: tuple[i
     """RFC 9293, 3.10.7.4, fifth: take the acknowledgement; False ends the segment's processing."""
     una = c.snd_una
     if ack > c.snd_nxt or ack < una - c.max_snd_wnd:  # RFC 5961, 5.2
-        _answer(c)
+        _challenge(c, now)
         return False
     wnd <<= c.snd_wscale
     old_wnd = c.snd_wnd
@@ -239,10 +260,13 @@ def _ack(c: Block, ack: int, wnd: int, seq: int, n: int, flags: int, ts: tuple[i
     if ack > una:
         _advance(c, ack, ts, sacks, now)
     elif ack == una:
-        sacked = _sacks(c, sacks) if sacks and c.sack_ok else 0
+        flight = c.sb.pipe
+        sacked = _sacks(c, sacks, now) if sacks and c.sack_ok else 0
+        if sacks and c.sack_ok and _is_dsack(c, sacks):
+            rack.on_dsack(c)
+            c.tlp_end = 0
         duplicate = not n and not flags & FIN and wnd == old_wnd
         if sacked or (duplicate and not c.sack_ok):
-            flight = c.sb.pipe + sacked
             recovery.on_ack(c, 0, sacked, duplicate, flight, 0.0, now)
             c.wants_transmit = True
         c.retries = 0 if not c.snd_wnd else c.retries
@@ -259,7 +283,7 @@ def _probe_answered(c: Block) -> None:
         c.wants_transmit = True
 
 
-def _sacks(c: Block, sacks: tuple[tuple[int, int], ...]) -> int:
+def _sacks(c: Block, sacks: tuple[tuple[int, int], ...], now: float) -> int:
     """Unwrap SACK blocks, keep those that make sense and apply them (RFC 2018, section 8)."""
     una, nxt = c.snd_una, c.snd_nxt
     blocks = []
@@ -267,7 +291,16 @@ def _sacks(c: Block, sacks: tuple[tuple[int, int], ...]) -> int:
         a, b = unwrap(left, una), unwrap(right, una)
         if una <= a < b <= nxt:
             blocks.append((a, b))
-    return recovery.take_sacks(c, tuple(blocks)) if blocks else 0
+    return recovery.take_sacks(c, blocks, now) if blocks else 0
+
+
+def _is_dsack(c: Block, sacks: tuple[tuple[int, int], ...]) -> bool:
+    """RFC 2883, 4: the first block lies below the ACK or inside the second."""
+    una = c.snd_una
+    left, right = unwrap(sacks[0][0], una), unwrap(sacks[0][1], una)
+    if right <= una:
+        return left >= una - c.max_snd_wnd and left < right
+    return len(sacks) > 1 and unwrap(sacks[1][0], una) <= left < right <= unwrap(sacks[1][1], una)
 
 
 def _advance(c: Block, ack: int, ts: tuple[int, int] | None, sacks: tuple[tuple[int, int], ...],
@@ -294,10 +327,22 @@ def _advance(c: Block, ack: int, ts: tuple[int, int] | None, sacks: tuple[tuple[
             c.rtt.sample(rtt)
     c.retries = 0
     c.stuck_since = OFF
-    sacked = _sacks(c, sacks) if sacks and c.sack_ok else 0
+    if record is not None:
+        rack.delivered(c, record, now)
+    sacked, dsack = 0, False
+    if sacks and c.sack_ok:
+        sacked = _sacks(c, sacks, now)
+        dsack = _is_dsack(c, sacks)
+        if dsack:
+            rack.on_dsack(c)
+    if c.tlp_end and ack >= c.tlp_end:
+        rack.on_probe_acked(c, ack, dsack, flight, now)
     recovery.on_ack(c, fresh, sacked, False, flight, rtt, now)
-    c.t_rtx = now + c.rtt.timeout() if sb.records else OFF  # RFC 6298, 5.2 and 5.3
     c.rtx_mode = Rtx.RTO
+    if sb.records:
+        rack.arm(c, now)  # RFC 6298, 5.3
+    else:
+        c.t_rtx = c.t_reo = OFF
     c.wants_transmit = True
     if c.short and c.snd_buf.space * 4 >= c.config.snd_buf:
         c.short = False
@@ -359,7 +404,9 @@ def _fill(c: Block, assembler: Assembler) -> None:
 def _out_of_order(c: Block, seq: int, body: Buffer) -> None:
     if c.assembler is None:
         c.assembler = Assembler(c.config.max_gaps)
-    c.assembler.add(seq, body)
+    before = c.assembler.queued
+    if c.assembler.add(seq, body) and c.assembler.queued == before:
+        c.dsack = (seq, seq + len(body))  # RFC 2883, 4: all of it was here
     c.dup_acks_out += 1
     c.ack_now = c.wants_transmit = True
 

@@ -208,14 +208,14 @@ def test_old_and_new_bytes_in_one_segment() -> None:
     t.inject(".", seq=1, data=b"abc")
     t.inject(".", seq=1, data=b"abcdef")
     assert b"".join(t.conn.received()) == b"abcdef"
-    assert t.trace() == [". 1:1 ack 7"]
+    assert t.trace() == [". 1:1 ack 7 sack 1-4"]  # RFC 2883
 
 
 def test_duplicate_data_is_acknowledged_at_once() -> None:
     t = established()
     t.inject(".", seq=1, data=b"abc")
     t.inject(".", seq=1, data=b"abc")
-    assert t.trace() == [". 1:1 ack 4"]
+    assert t.trace() == [". 1:1 ack 4 sack 1-4"]  # RFC 2883
     assert t.conn.rcv_queued == 3
 
 
@@ -326,3 +326,15 @@ def test_segment_without_ack_is_dropped() -> None:
     t.inject("F")
     assert t.conn.rcv_queued == 0
     assert t.conn.state is State.ESTABLISHED
+
+
+def test_rfc5961_challenges_are_limited() -> None:
+    t = established()
+    answers = []
+    for _ in range(30):
+        t.inject(".", ack=100)
+        answers += t.trace()
+    assert len(answers) == 10
+    t.wait(1.0)
+    t.inject(".", ack=100)
+    assert len(t.trace()) == 1
