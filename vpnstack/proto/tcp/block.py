@@ -62,16 +62,18 @@ class Block:
     """All variables of a connection."""
 
     __slots__ = (
-        "ack_bytes", "ack_now", "assembler", "backoff", "cc", "closing", "config", "dup_acks_in",
-        "dup_acks_out", "error", "events", "fin_queued", "fin_seq", "flow", "held", "irs", "iss",
-        "last_ack_sent", "last_recv", "last_send", "max_snd_wnd", "mss", "n_bytes_acked",
-        "n_bytes_received", "n_bytes_retrans", "n_bytes_sent", "n_delivered", "n_retrans",
-        "n_segs_in", "n_segs_out", "n_timeouts", "opened", "peer_mss", "phase", "probes", "queue",
-        "rcv_adv", "rcv_fin", "rcv_nxt", "rcv_wscale", "recover", "reset_out", "retries", "rtt",
-        "rtx_credit", "rtx_mode", "sack_ok", "sb", "short", "snd_buf", "snd_mss", "snd_nxt",
-        "snd_una", "snd_wl1", "snd_wl2", "snd_wnd", "snd_wscale", "state", "stuck_since", "t_ack",
-        "t_keep", "t_rtx", "t_wait", "ts_offset", "ts_ok", "ts_recent", "ts_recent_at", "undo",
-        "wants_transmit",
+        "ack_bytes", "ack_now", "assembler", "backoff", "cc", "challenge_at", "challenges",
+        "closing", "config", "dsack", "dup_acks_in", "dup_acks_out", "error", "events",
+        "fin_queued", "fin_seq", "flow", "held", "irs", "iss", "last_ack_sent", "last_recv",
+        "last_send", "max_snd_wnd", "mss", "n_bytes_acked", "n_bytes_received", "n_bytes_retrans",
+        "n_bytes_sent", "n_retrans", "n_segs_in", "n_segs_out", "n_timeouts", "peer_mss", "phase",
+        "probes", "prr_delivered", "prr_flight", "prr_out", "queue", "rack_end", "rack_mult",
+        "rack_persist", "rack_round", "rack_rtt", "rack_time", "rcv_adv", "rcv_fin", "rcv_nxt",
+        "rcv_wscale", "recover", "reset_out", "retries", "rtt", "rtx_credit", "rtx_mode",
+        "sack_ok", "sb", "short", "snd_buf", "snd_mss", "snd_nxt", "snd_una", "snd_wl1",
+        "snd_wl2", "snd_wnd", "snd_wscale", "state", "stuck_since", "t_ack", "t_keep", "t_reo",
+        "t_rtx", "t_wait", "tlp_end", "tlp_retrans", "ts_offset", "ts_ok", "ts_recent",
+        "ts_recent_at", "wants_transmit",
     )  # fmt: skip
 
     def __init__(self, config: Config, now: float, iss: int) -> None:
@@ -80,7 +82,6 @@ class Block:
         self.state = State.CLOSED
         self.error: Event | None = None
         self.events = 0
-        self.opened = now
         self.wants_transmit = False
         self.held = False
         self.closing = False  # the user has closed: nobody will read any more
@@ -112,8 +113,18 @@ class Block:
         self.cc = config.congestion(self.mss)
         self.phase = Phase.OPEN
         self.recover = iss
-        self.undo: tuple[int, int] | None = None
         self.dup_acks_in = 0
+        self.prr_delivered = 0
+        self.prr_out = 0
+        self.prr_flight = 1  # RecoverFS of RFC 6937
+        self.rack_time = 0.0  # when the latest delivered record was sent, its end, its round trip
+        self.rack_end = 0
+        self.rack_rtt = 0.0
+        self.rack_mult = 1
+        self.rack_persist = 0
+        self.rack_round = 0
+        self.tlp_end = 0  # SND.NXT when a tail loss probe left, 0 without one under way
+        self.tlp_retrans = False
         self.rtx_credit = 0  # bytes that may be retransmitted whatever the window says
 
     def _init_receive(self) -> None:
@@ -129,6 +140,9 @@ class Block:
         self.dup_acks_out = 0
         self.last_ack_sent = 0
         self.sack_ok = False
+        self.dsack: tuple[int, int] | None = None  # a duplicate to be reported (RFC 2883)
+        self.challenge_at = 0.0  # the second in which challenges are counted (RFC 5961, 7)
+        self.challenges = 0
         self.ts_ok = False
         self.ts_recent = 0
         self.ts_recent_at = 0.0
@@ -136,6 +150,7 @@ class Block:
 
     def _init_timers(self, now: float) -> None:
         self.t_rtx = OFF
+        self.t_reo = OFF  # RACK's reordering window
         self.t_ack = OFF
         self.t_keep = OFF
         self.t_wait = OFF
@@ -156,7 +171,6 @@ class Block:
         self.n_bytes_retrans = 0
         self.n_retrans = 0
         self.n_timeouts = 0
-        self.n_delivered = 0
 
     def set_mss(self, limit: int) -> None:
         """Take the peer's or the path's limit on a segment (RFC 6691: options come off it)."""
@@ -171,7 +185,7 @@ class Block:
     def finish(self, event: Input, error: Event | None = None) -> None:
         """Reach CLOSED: every timer off, everything kept let go, except a RST still to be sent."""
         self.go(event)
-        self.t_rtx = self.t_ack = self.t_keep = self.t_wait = OFF
+        self.t_rtx = self.t_reo = self.t_ack = self.t_keep = self.t_wait = OFF
         self.sb = Scoreboard()
         self.snd_buf.release(len(self.snd_buf))
         self.assembler = None

@@ -96,7 +96,8 @@ class Connection(Block):
         """
         out: list[Segment] = []
         self.wants_transmit = False
-        if now >= self.t_rtx or now >= self.t_ack or now >= self.t_keep or now >= self.t_wait:
+        due = self.deadline()
+        if due is not None and now >= due:
             timer.expire(self, now, out)
         state = self.state
         if state >= State.ESTABLISHED:
@@ -121,6 +122,8 @@ class Connection(Block):
         t = self.t_rtx
         if self.t_ack < t:
             t = self.t_ack
+        if self.t_reo < t:
+            t = self.t_reo
         if self.t_keep < t:
             t = self.t_keep
         if self.t_wait < t:
@@ -237,7 +240,7 @@ class Connection(Block):
 
     def close(self) -> None:
         """End politely; a reset instead if data is unread or arrives later (RFC 2525, 2.17)."""
-        if self.queue.queued and self.state is not State.CLOSED:
+        if self.held or (self.queue.queued and self.state is not State.CLOSED):
             self.abort()
             return
         self.closing = True
@@ -249,7 +252,10 @@ class Connection(Block):
         """End at once with a reset (RFC 9293, 3.10.5)."""
         if self.state is State.CLOSED:
             return
-        if self.state not in (State.TIME_WAIT, State.LISTEN):
+        if self.held:
+            self.refuse()
+            return
+        if self.state is not State.TIME_WAIT:
             sending.reset(self, self.snd_nxt)
         self.finish(Input.ABORT)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from . import recovery, send
+from . import send
+from .acknowledge import acknowledge, answer, challenge
 from .assembler import Assembler
-from .block import CONNECTED, OFF, READABLE, WRITABLE, Block, Event, Phase, Rtx
+from .block import CONNECTED, OFF, READABLE, Block, Event, Phase
 from .options import MAX_WSCALE
 from .segment import ACK, FIN, PSH, RST, SYN, Buffer, Segment, reset_for
 from .seq import HALF, MASK, unwrap
@@ -105,7 +106,7 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
     if ts is not None and c.ts_ok:
         age = (ts[0] - c.ts_recent) & MASK
         if age >= HALF and not flags & RST and now - c.ts_recent_at < PAWS_IDLE:
-            _answer(c)  # RFC 7323, 5.3 R1 (PAWS)
+            challenge(c, now)  # RFC 7323, 5.3 R1 (PAWS)
             return
     elif c.ts_ok and not flags & RST and c.state is State.SYN_RECEIVED:
         ts = None
@@ -125,7 +126,7 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
     ack = c.snd_una + ((wire_ack - c.snd_una + HALF) & MASK) - HALF
     if c.state < State.ESTABLISHED and not _ack_of_syn(c, ack, wnd, seq, seg, now):
         return
-    if not _ack(c, ack, wnd, seq, n, flags, ts, sacks, now):
+    if not acknowledge(c, ack, wnd, seq, n, flags, ts, sacks, now):
         return
     if n:
         _text(c, seq, body, now)
@@ -135,12 +136,6 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
         c.wants_transmit = True
     if c.rcv_fin == c.rcv_nxt and c.state is not State.CLOSED:
         _fin(c, now)
-
-
-def _answer(c: Block) -> None:
-    """Owe the peer an ACK: its segment was not acceptable."""
-    c.ack_now = True
-    c.wants_transmit = True
 
 
 def _check(c: Block, seq: int, flags: int, body: Buffer, now: float,
@@ -154,17 +149,21 @@ def _check(c: Block, seq: int, flags: int, body: Buffer, now: float,
     else:
         acceptable = seq < edge and end > rcv_nxt
     if flags & RST:
-        _reset(c, seq, acceptable)
+        _reset(c, seq, acceptable, now)
         return None
     if flags & SYN:
-        _syn(c, seq)
+        _syn(c, seq, now)
         return None
     if not acceptable:
-        _unacceptable(c, seq, flags, now)
+        if n and seq + n <= rcv_nxt:
+            c.dsack = (seq, seq + n)
+        _unacceptable(c, n, flags, now)
         if seq == rcv_nxt and flags & ACK:  # a full window still takes acknowledgements
             return seq, flags & ~FIN, b""
         return None
     if seq < rcv_nxt:
+        if n:
+            c.dsack = (seq, min(seq + n, rcv_nxt))
         body = body[rcv_nxt - seq :]
         seq = rcv_nxt
         c.ack_now = c.wants_transmit = True
@@ -175,13 +174,16 @@ def _check(c: Block, seq: int, flags: int, body: Buffer, now: float,
     return seq, flags, body
 
 
-def _unacceptable(c: Block, seq: int, flags: int, now: float) -> None:
-    _answer(c)
+def _unacceptable(c: Block, n: int, flags: int, now: float) -> None:
+    if n or flags & FIN:
+        answer(c)
+    else:
+        challenge(c, now)
     if c.state is State.TIME_WAIT and flags & FIN:  # RFC 9293, 3.10.7.4, eighth
         c.t_wait = now + 2 * c.config.msl
 
 
-def _reset(c: Block, seq: int, acceptable: bool) -> None:
+def _reset(c: Block, seq: int, acceptable: bool, now: float) -> None:
     """RFC 5961, 3.2: only the exact number resets; elsewhere in the window it is challenged."""
     if seq == c.rcv_nxt:
         if c.state is State.TIME_WAIT:
@@ -189,17 +191,17 @@ def _reset(c: Block, seq: int, acceptable: bool) -> None:
         refused = c.state is State.SYN_RECEIVED and not c.held
         c.finish(Input.ABORT, Event.REFUSED if refused else Event.RESET)
     elif acceptable:
-        _answer(c)
+        challenge(c, now)
 
 
-def _syn(c: Block, seq: int) -> None:
+def _syn(c: Block, seq: int, now: float) -> None:
     """RFC 5961, 4.2: a SYN is challenged; the repeated one of the handshake is answered again."""
     if c.state is State.SYN_RECEIVED and seq == c.irs:
         if c.sb.records:
             c.sb.mark_all_lost()
         c.wants_transmit = True
         return
-    _answer(c)
+    challenge(c, now)
 
 
 def _ack_of_syn(c: Block, ack: int, wnd: int, seq: int, seg: Segment, now: float) -> bool:
@@ -214,108 +216,6 @@ def _ack_of_syn(c: Block, ack: int, wnd: int, seq: int, seg: Segment, now: float
     c.max_snd_wnd = max(c.max_snd_wnd, c.snd_wnd)
     c.snd_wl1, c.snd_wl2 = seq, ack
     return True
-
-
-def _ack(c: Block, ack: int, wnd: int, seq: int, n: int, flags: int, ts: tuple[int, int] | None,
-         sacks: tuple[tuple[int, int], ...], now: float) -> bool:  # fmt: skip
-    """RFC 9293, 3.10.7.4, fifth: take the acknowledgement; False ends the segment's processing."""
-    una = c.snd_una
-    if ack > c.snd_nxt or ack < una - c.max_snd_wnd:  # RFC 5961, 5.2
-        _answer(c)
-        return False
-    wnd <<= c.snd_wscale
-    old_wnd = c.snd_wnd
-    if ack >= una and (c.snd_wl1 < seq or (c.snd_wl1 == seq and c.snd_wl2 <= ack)):
-        c.snd_wl1, c.snd_wl2 = seq, ack
-        if wnd != old_wnd:
-            c.snd_wnd = wnd
-            c.wants_transmit = True
-            if wnd > c.max_snd_wnd:
-                c.max_snd_wnd = wnd
-    if ack == una and not c.sb.records:
-        if c.rtx_mode is Rtx.PERSIST:
-            _probe_answered(c)
-        return True
-    if ack > una:
-        _advance(c, ack, ts, sacks, now)
-    elif ack == una:
-        sacked = _sacks(c, sacks) if sacks and c.sack_ok else 0
-        duplicate = not n and not flags & FIN and wnd == old_wnd
-        if sacked or (duplicate and not c.sack_ok):
-            flight = c.sb.pipe + sacked
-            recovery.on_ack(c, 0, sacked, duplicate, flight, 0.0, now)
-            c.wants_transmit = True
-        c.retries = 0 if not c.snd_wnd else c.retries
-    return c.state is not State.CLOSED
-
-
-def _probe_answered(c: Block) -> None:
-    """The peer lives behind its closed window: probe on, as long as it answers (3.8.6.1)."""
-    c.retries = 0
-    if c.snd_wnd:
-        c.backoff = 0
-        c.t_rtx = OFF
-        c.rtx_mode = Rtx.RTO
-        c.wants_transmit = True
-
-
-def _sacks(c: Block, sacks: tuple[tuple[int, int], ...]) -> int:
-    """Unwrap SACK blocks, keep those that make sense and apply them (RFC 2018, section 8)."""
-    una, nxt = c.snd_una, c.snd_nxt
-    blocks = []
-    for left, right in sacks:
-        a, b = unwrap(left, una), unwrap(right, una)
-        if una <= a < b <= nxt:
-            blocks.append((a, b))
-    return recovery.take_sacks(c, tuple(blocks)) if blocks else 0
-
-
-def _advance(c: Block, ack: int, ts: tuple[int, int] | None, sacks: tuple[tuple[int, int], ...],
-             now: float) -> None:  # fmt: skip
-    """Take an acknowledgement of something new."""
-    sb = c.sb
-    flight = sb.pipe
-    una, c.snd_una = c.snd_una, ack
-    fresh, record = sb.acknowledge(ack)
-    octets = ack - una
-    fin_acked = 0 <= c.fin_seq < ack
-    if fin_acked:
-        octets -= 1
-    c.snd_buf.release(octets)
-    c.n_bytes_acked += octets
-    rtt = 0.0
-    if record is not None and not record.rtx:
-        rtt = now - record.time
-        c.rtt.sample(rtt)
-    elif ts is not None and ts[1]:  # RFC 7323, 4.1: the echo tells which transmission it answers
-        echo = (int(now * 1000) + c.ts_offset - ts[1]) & MASK
-        if echo < 60_000:
-            rtt = echo / 1000 or 0.001
-            c.rtt.sample(rtt)
-    c.retries = 0
-    c.stuck_since = OFF
-    sacked = _sacks(c, sacks) if sacks and c.sack_ok else 0
-    recovery.on_ack(c, fresh, sacked, False, flight, rtt, now)
-    c.t_rtx = now + c.rtt.timeout() if sb.records else OFF  # RFC 6298, 5.2 and 5.3
-    c.rtx_mode = Rtx.RTO
-    c.wants_transmit = True
-    if c.short and c.snd_buf.space * 4 >= c.config.snd_buf:
-        c.short = False
-        c.events |= WRITABLE
-    if fin_acked:
-        _fin_acked(c, now)
-
-
-def _fin_acked(c: Block, now: float) -> None:
-    if c.state is State.LAST_ACK:
-        c.finish(Input.ACK_OF_FIN)
-    elif c.state is State.CLOSING:
-        c.go(Input.ACK_OF_FIN)
-        c.t_wait = now + 2 * c.config.msl
-    elif c.state is State.FIN_WAIT_1:
-        c.go(Input.ACK_OF_FIN)
-        if c.closing:
-            c.t_wait = now + c.config.fin_timeout
 
 
 def _text(c: Block, seq: int, body: Buffer, now: float) -> None:
@@ -359,7 +259,9 @@ def _fill(c: Block, assembler: Assembler) -> None:
 def _out_of_order(c: Block, seq: int, body: Buffer) -> None:
     if c.assembler is None:
         c.assembler = Assembler(c.config.max_gaps)
-    c.assembler.add(seq, body)
+    before = c.assembler.queued
+    if c.assembler.add(seq, body) and c.assembler.queued == before:
+        c.dsack = (seq, seq + len(body))  # RFC 2883, 4: all of it was here
     c.dup_acks_out += 1
     c.ack_now = c.wants_transmit = True
 

@@ -1,22 +1,24 @@
-"""Loss detection: which transmissions are believed lost, and in which phase the sender is.
+"""Loss recovery: in which phase the sender is, and what it may send while it repairs.
 
-With SACK: RFC 6675 (a record is lost when more than two segments above it have arrived).  Without:
-RFC 6582 (NewReno; the third duplicate ACK, then every partial ACK, costs the first segment).  Both
-tell the congestion controller only what it has to know.  After a timeout everything outstanding is
-lost and slow start sends it again (RFC 5681, 3.1).
+With SACK `rack` says what is lost (RFC 8985).  Without: RFC 6582 (NewReno; the third duplicate ACK,
+then every partial ACK, costs the first segment).  During fast recovery the window follows PRR
+(RFC 6937) on its way to the controller's `ssthresh`.  After a timeout everything outstanding is
+lost and slow start sends it again (RFC 5681, 3.1).  The controller hears only what it has to know.
 """
 
 from __future__ import annotations
 
-from .block import Block, Phase
-from .scoreboard import OUT, SACKED
+from . import rack
+from .block import OFF, Block, Phase
+from .scoreboard import OUT, SACKED, Sent
 
 DUP_THRESH = 3
 
 
-def take_sacks(c: Block, blocks: tuple[tuple[int, int], ...]) -> int:
+def take_sacks(c: Block, blocks: list[tuple[int, int]], now: float) -> int:
     """Apply SACK blocks (unwrapped, within the window) and return the bytes newly SACKed."""
     sb, fresh = c.sb, 0
+    newest: Sent | None = None
     for left, right in blocks:
         index = 0
         records = sb.records
@@ -32,7 +34,11 @@ def take_sacks(c: Block, blocks: tuple[tuple[int, int], ...]) -> int:
                 if record.end > right:
                     record = sb.split(index, right)
                 fresh += sb.mark_sacked(record)
+                if newest is None or record.time >= newest.time:
+                    newest = record
             index += 1
+    if newest is not None:
+        rack.delivered(c, newest, now)
     return fresh
 
 
@@ -42,25 +48,34 @@ def on_ack(c: Block, acked: int, sacked: int, duplicate: bool, flight: int, rtt:
 
     `flight` is what was in the network before it.
     """
-    phase = c.phase
-    if phase >= Phase.RECOVERY and c.snd_una >= c.recover:
+    if c.phase >= Phase.RECOVERY and c.snd_una >= c.recover:
         _leave(c, now)
-        phase = Phase.OPEN
-    if phase is Phase.RECOVERY:
-        _in_recovery(c, acked, duplicate)
-        return
-    if acked:
-        c.dup_acks_in = 0
-        c.sb.dup_bytes = 0
-        _grow(c, acked, rtt, flight, now)
-    if phase is Phase.LOSS:
-        return
-    if duplicate or sacked:
-        c.dup_acks_in += 1
-        if not c.sack_ok:
-            c.sb.dup_bytes += c.mss
-        if c.dup_acks_in >= DUP_THRESH or _sacked_enough(c):
+    sb = c.sb
+    lost = False
+    if c.sack_ok:
+        if sb.sacked or c.phase:
+            lost = rack.detect(c, now)
+    elif duplicate or c.phase is Phase.RECOVERY:
+        lost = _newreno(c, acked, duplicate)
+    if c.phase is not Phase.RECOVERY:
+        if acked:
+            c.dup_acks_in = sb.dup_bytes = 0
+            _grow(c, acked, rtt, flight, now)
+        if not lost:
+            return
+        if c.phase is Phase.OPEN:
+            _enter(c, flight + acked, now)
+    _reduce(c, acked + sacked, bool(acked) and not lost)
+
+
+def on_reorder_timer(c: Block, now: float) -> None:
+    """The reordering window has passed: what is missing now is lost (RFC 8985, 6.3)."""
+    c.t_reo = OFF
+    flight = c.sb.pipe
+    if rack.detect(c, now):
+        if c.phase is Phase.OPEN:
             _enter(c, flight, now)
+        _reduce(c, 0, False)
 
 
 def _grow(c: Block, acked: int, rtt: float, flight: int, now: float) -> None:
@@ -71,75 +86,72 @@ def _grow(c: Block, acked: int, rtt: float, flight: int, now: float) -> None:
         cc.on_ack(acked, rtt, now, flight)
 
 
-def _sacked_enough(c: Block) -> bool:
-    return c.sack_ok and c.sb.sacked > (DUP_THRESH - 1) * c.mss
-
-
 def _enter(c: Block, flight: int, now: float) -> None:
     """Begin fast recovery (RFC 6582 3.2 step 2, RFC 6675 section 5 step 4)."""
     c.phase = Phase.RECOVERY
     c.recover = c.snd_nxt
-    c.undo = (c.cc.cwnd, c.cc.ssthresh)
+    c.tlp_end = 0
     c.cc.on_loss(now, flight)
-    _mark_head(c)
-    if c.sack_ok:
-        mark_by_sacks(c)
+    c.prr_delivered = c.prr_out = 0
+    c.prr_flight = max(flight, 1)
+    c.rtx_credit = c.mss
+
+
+def _reduce(c: Block, delivered: int, safe: bool) -> None:
+    """RFC 6937 with the safe-ACK rule of its revision: spread the reduction over the recovery."""
+    cc = c.cc
+    if c.phase is not Phase.RECOVERY or not cc.prr:
+        return
+    c.prr_delivered += delivered
+    pipe = c.sb.pipe
+    if pipe > cc.ssthresh:
+        count = -(-c.prr_delivered * cc.ssthresh // c.prr_flight) - c.prr_out
+    else:
+        limit = max(c.prr_delivered - c.prr_out, delivered)
+        count = min(cc.ssthresh - pipe, limit + c.mss if safe else limit)
+    cc.cwnd = max(pipe + max(count, 0), c.mss)
 
 
 def _leave(c: Block, now: float) -> None:
     if c.phase is Phase.RECOVERY:
         c.cc.on_recovered(now)
+        rack.on_recovered(c)
     c.phase = Phase.OPEN
     c.dup_acks_in = 0
     c.sb.dup_bytes = 0
-    c.undo = None
+    c.t_reo = OFF
 
 
-def _in_recovery(c: Block, acked: int, duplicate: bool) -> None:
-    """RFC 6582 3.2 steps 3 to 5, in terms of `pipe`; RFC 6675 section 5 steps A to C."""
-    if c.sack_ok:
-        mark_by_sacks(c)
-        return
+def _newreno(c: Block, acked: int, duplicate: bool) -> bool:
+    """RFC 6582 3.2 in terms of `pipe`: True when the first segment is believed lost now."""
+    sb = c.sb
     if acked:
-        c.sb.dup_bytes = max(c.sb.dup_bytes - acked + c.mss, 0)
-        _mark_head(c)
-    elif duplicate:
-        c.sb.dup_bytes += c.mss
+        sb.dup_bytes = max(sb.dup_bytes - acked + c.mss, 0)
+        return c.phase is Phase.RECOVERY and _mark_head(c)
+    if duplicate:
+        sb.dup_bytes += c.mss
+        c.dup_acks_in += 1
+        return c.phase is Phase.OPEN and c.dup_acks_in == DUP_THRESH and _mark_head(c)
+    return False
 
 
-def _mark_head(c: Block) -> None:
+def _mark_head(c: Block) -> bool:
     """Believe the first outstanding segment lost and let it go at once."""
     sb = c.sb
-    for index, record in enumerate(sb.records):
-        if record.state == OUT:
-            if record.end - record.seq > c.mss and not c.sack_ok:
-                record = sb.split(index, record.seq + c.mss)
-            sb.mark_lost(record)
-            c.rtx_credit = c.mss
-            return
-        if record.state != SACKED:
-            return
-
-
-def mark_by_sacks(c: Block) -> None:
-    """Believe lost what lies below more than two SACKed segments (RFC 6675, IsLost)."""
-    sb = c.sb
-    above = sb.sacked
-    enough = (DUP_THRESH - 1) * c.mss
-    for record in sb.records:
-        if above <= enough:
-            return
-        if record.state == SACKED:
-            above -= record.end - record.seq
-        elif record.state == OUT and not record.rtx:
-            sb.mark_lost(record)
+    if not sb.records or sb.records[0].state != OUT:
+        return False
+    record = sb.records[0]
+    if record.end - record.seq > c.mss:
+        record = sb.split(0, record.seq + c.mss)
+    sb.mark_lost(record)
+    c.rtx_credit = c.mss
+    return True
 
 
 def on_timeout(c: Block, now: float) -> None:
     """Hear that the retransmission timer expired (RFC 5681 3.1, RFC 6675 5.1)."""
     sb = c.sb
     if c.phase is not Phase.LOSS:
-        c.undo = (c.cc.cwnd, c.cc.ssthresh)
         c.cc.on_rto(now, sb.pipe + sb.lost)
     else:
         c.cc.cwnd = c.cc.mss
@@ -149,4 +161,6 @@ def on_timeout(c: Block, now: float) -> None:
     c.phase = Phase.LOSS
     c.recover = c.snd_nxt
     c.dup_acks_in = 0
+    c.tlp_end = 0
+    c.t_reo = OFF
     c.rtx_credit = c.mss

@@ -30,7 +30,7 @@ class Sent:
 class Scoreboard:
     """The records of one connection and the sums over them."""
 
-    __slots__ = ("dup_bytes", "lost", "out", "records", "sacked")
+    __slots__ = ("dup_bytes", "fack", "lost", "out", "records", "reordered", "sacked")
 
     def __init__(self) -> None:
         self.records: list[Sent] = []
@@ -38,6 +38,8 @@ class Scoreboard:
         self.lost = 0
         self.sacked = 0
         self.dup_bytes = 0  # without SACK: bytes that duplicate ACKs say have arrived
+        self.fack = 0  # end of the highest record known to have arrived
+        self.reordered = False  # a record that was sent once arrived after a higher one
 
     @property
     def pipe(self) -> int:
@@ -65,9 +67,12 @@ class Scoreboard:
                 self.sacked -= record.end - record.seq
                 continue
             fresh += self._settle(record, record.end - record.seq)
+            if record.end < self.fack and not record.rtx:
+                self.reordered = True
             if newest is None or record.time >= newest.time:
                 newest = record
         if done:
+            self.fack = max(self.fack, records[done - 1].end)
             del records[:done]
         if records and records[0].seq < ack:
             head = records[0]
@@ -110,6 +115,10 @@ class Scoreboard:
             return 0
         n = record.end - record.seq
         self._settle(record, n)
+        if record.end > self.fack:
+            self.fack = record.end
+        elif record.end < self.fack and not record.rtx:
+            self.reordered = True
         record.state = SACKED
         self.sacked += n
         return n

@@ -10,6 +10,7 @@ else went out.
 from __future__ import annotations
 
 from .block import OFF, Block, Rtx
+from .rack import arm
 from .scoreboard import Sent
 from .segment import ACK, FIN, PSH, RST, SYN, Buffer, Segment
 from .seq import MASK
@@ -56,9 +57,8 @@ def segment(c: Block, seq: int, flags: int, data: Buffer, gso_size: int, now: fl
         ts = ((int(now * 1000) + c.ts_offset) & MASK, c.ts_recent)
     wnd = window(c)
     sacks: tuple[tuple[int, int], ...] = ()
-    if c.assembler is not None and c.sack_ok:
-        blocks = c.assembler.blocks(3 if ts else 4)
-        sacks = tuple([(left & MASK, right & MASK) for left, right in blocks])
+    if c.assembler is not None or c.dsack is not None:
+        sacks = _sacks(c, 3 if ts else 4)
     c.ack_now = False
     c.ack_bytes = 0
     c.t_ack = OFF
@@ -67,6 +67,17 @@ def segment(c: Block, seq: int, flags: int, data: Buffer, gso_size: int, now: fl
     return Segment(
         seq & MASK, rcv_nxt & MASK, flags, wnd, data, 0, 0, -1, False, ts, sacks, gso_size
     )  # fmt: skip
+
+
+def _sacks(c: Block, room: int) -> tuple[tuple[int, int], ...]:
+    """Return the blocks to report: a duplicate first (RFC 2883), then the newest ranges."""
+    blocks = c.assembler.blocks(room) if c.assembler is not None else []
+    if c.dsack is not None:
+        blocks = [c.dsack, *blocks][:room]
+        c.dsack = None
+    if not c.sack_ok:
+        return ()
+    return tuple([(left & MASK, right & MASK) for left, right in blocks])
 
 
 def pure_ack(c: Block, now: float) -> Segment:
@@ -128,18 +139,13 @@ def handshake(c: Block, now: float, out: list[Segment]) -> None:
         arm(c, now)
 
 
-def arm(c: Block, now: float) -> None:
-    """Start the retransmission timer (RFC 6298, 5.1)."""
-    c.rtx_mode = Rtx.RTO
-    c.t_rtx = now + c.rtt.timeout()
-
-
 def data(c: Block, now: float, budget: int, out: list[Segment]) -> None:
     """Append up to `budget` segments with data or FIN to `out`."""
     sb = c.sb
     mss = c.mss
-    if c.assembler is not None and c.sack_ok:
-        mss -= 4 + 8 * min(len(c.assembler.ranges), 3 if c.ts_ok else 4)
+    if c.sack_ok and (c.assembler is not None or c.dsack is not None):
+        ranges = len(c.assembler.ranges) if c.assembler is not None else 0
+        mss -= 4 + 8 * min(ranges + (c.dsack is not None), 3 if c.ts_ok else 4)
     if sb.lost:
         retransmit(c, now, mss, budget, out)
     if c.fin_seq >= 0 or len(out) >= budget:
@@ -219,6 +225,7 @@ def _transmit(c: Block, n: int, flags: int, mss: int, now: float) -> Segment:
         c.go(Input.SEND_FIN)
     c.sb.sent(seq, end, now)
     c.snd_nxt = end
+    c.prr_out += n
     c.last_send = now
     c.n_bytes_sent += n
     return segment(c, seq, flags, body, mss if n > mss else 0, now)
@@ -259,9 +266,28 @@ def resend(c: Block, record: Sent, mss: int, now: float) -> Segment:
         record.rtx, record.time = True, now
     c.n_retrans += 1
     c.n_bytes_retrans += n
+    c.prr_out += n
     c.last_send = now
     body: Buffer = c.snd_buf.peek(seq - c.snd_una, n) if n else b""
     return segment(c, seq, flags, body, mss if n > mss else 0, now)
+
+
+def tail_probe(c: Block, now: float, out: list[Segment]) -> None:
+    """Send a tail loss probe (RFC 8985, 7.3): a new segment, or the last one again."""
+    sb = c.sb
+    avail = c.snd_una + len(c.snd_buf) - c.snd_nxt
+    room = c.snd_una + c.snd_wnd - c.snd_nxt
+    n = min(avail, c.mss, room)
+    c.tlp_retrans = c.fin_seq >= 0 or n <= 0
+    if not c.tlp_retrans:
+        out.append(_transmit(c, n, ACK | PSH, c.mss, now))
+    else:
+        last = sb.records[-1]
+        if last.end - last.seq > c.mss:
+            sb.split(len(sb.records) - 1, last.end - c.mss)
+            last = sb.records[-1]
+        out.append(resend(c, last, c.mss, now))
+    c.tlp_end = c.snd_nxt
 
 
 def force(c: Block, now: float, out: list[Segment]) -> None:

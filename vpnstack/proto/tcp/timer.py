@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from . import recovery, send
-from .block import OFF, Block, Event, Rtx
+from . import rack, recovery, send
+from .block import OFF, Block, Event, Phase, Rtx
+from .scoreboard import OUT
 from .segment import Segment
 from .state import Input, State
 
@@ -16,8 +17,12 @@ def expire(c: Block, now: float, out: list[Segment]) -> None:
     if now >= c.t_rtx:
         if c.rtx_mode is Rtx.PERSIST:
             _persist(c, now, out)
+        elif c.rtx_mode is Rtx.PROBE:
+            _tail(c, now, out)
         else:
             _retransmission(c, now)
+    if now >= c.t_reo:
+        recovery.on_reorder_timer(c, now)
     if now >= c.t_keep:
         _keepalive(c, now, out)
     if now >= c.t_wait:
@@ -47,7 +52,19 @@ def _retransmission(c: Block, now: float) -> None:
     c.n_timeouts += 1
     c.rtt.backoff += 1
     recovery.on_timeout(c, now)
-    send.arm(c, now)
+    rack.arm(c, now)
+
+
+def _tail(c: Block, now: float, out: list[Segment]) -> None:
+    """Probe for a lost tail, then wait for the ordinary timer (RFC 8985, 7.3)."""
+    c.t_rtx = OFF
+    records = c.sb.records
+    if records:
+        fits = records[-1].state == OUT and c.snd_nxt <= c.snd_una + c.snd_wnd
+        if fits and c.phase <= Phase.DISORDER and not c.sb.lost:
+            send.tail_probe(c, now, out)
+        c.rtx_mode = Rtx.RTO
+        c.t_rtx = now + c.rtt.timeout()
 
 
 def _persist(c: Block, now: float, out: list[Segment]) -> None:

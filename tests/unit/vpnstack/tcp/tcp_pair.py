@@ -34,7 +34,7 @@ class End:
 
     conn: Connection
     link: Link
-    to_send: bytes = b""
+    to_send: bytes | memoryview = b""
     got: bytearray = field(default_factory=bytearray)
     events: list[Event] = field(default_factory=list)
     finish: bool = True  # shut down when everything is sent
@@ -108,7 +108,7 @@ class Pair:
                 conn.consume(conn.rcv_queued)
             if end.to_send and conn.state is not State.CLOSED:
                 n = conn.send(end.to_send)
-                end.to_send = end.to_send[n:]
+                end.to_send = memoryview(end.to_send)[n:]
             if not end.to_send and end.finish and conn.state >= State.ESTABLISHED:
                 conn.shutdown()
             conn.own()

@@ -20,6 +20,7 @@ class Congestion:
 
     __slots__ = ("cwnd", "mss", "ssthresh")
     name = "fixed"
+    prr = True  # during fast recovery the window follows RFC 6937; False: `on_ack` rules on
 
     def __init__(self, mss: int) -> None:
         self.mss = mss
@@ -38,7 +39,8 @@ class Congestion:
 
     def on_recovered(self, now: float) -> None:
         """Hear that all that was out when the loss was seen has been delivered."""
-        self.cwnd = min(self.cwnd, self.ssthresh)
+        if self.ssthresh < INFINITE:
+            self.cwnd = self.ssthresh
 
     def on_rto(self, now: float, in_flight: int) -> None:
         """Hear that the retransmission timer expired: RFC 5681, 3.1 wants one segment."""

@@ -1,0 +1,33 @@
+"""An idle connection is small, and drained buffers give their memory back."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+from tcp_pair import connected
+from tcp_trace import established
+
+from vpnstack.proto.tcp.config import Config
+
+
+def test_idle_established_connection_is_below_4_kib() -> None:
+    config = Config()
+    keep = [established(config).conn]
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    keep += [established(config).conn for _ in range(200)]
+    cost = (tracemalloc.get_traced_memory()[0] - before) / 200
+    tracemalloc.stop()
+    assert cost < 3000
+
+
+def test_drained_buffers_are_released() -> None:
+    pair = connected()
+    assert pair.b is not None
+    pair.a.to_send = bytes(3_000_000)
+    pair.run(20)
+    assert len(pair.b.got) == 3_000_000
+    assert pair.a.conn.snd_buf.allocated == 0
+    assert pair.a.conn.sb.records == []
+    assert pair.b.conn.queue.views() == []
+    assert pair.b.conn.assembler is None

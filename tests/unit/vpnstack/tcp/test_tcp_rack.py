@@ -1,0 +1,164 @@
+"""RFC 8985 (RACK-TLP), RFC 2018 and 2883 (SACK, DSACK), RFC 6937 (PRR)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from tcp_pair import Link, Pair, connected
+from tcp_trace import established
+
+from vpnstack.proto.tcp.block import Phase
+from vpnstack.proto.tcp.config import Config
+from vpnstack.proto.tcp.segment import Segment
+
+DATA = random.Random(3).randbytes(200_000)
+
+
+def drop_nth(*which: int) -> Callable[[Segment], bool]:
+    """Drop data segments by their order of transmission."""
+    seen = [0]
+
+    def drop(seg: Segment) -> bool:
+        if not seg.data:
+            return False
+        seen[0] += 1
+        return seen[0] in which
+
+    return drop
+
+
+def lossy(*which: int, data: bytes = DATA) -> Pair:
+    pair = connected(whole=False)
+    pair.a.to_send = data
+    pair.a.link.drop = drop_nth(*which)
+    assert pair.b is not None
+    pair.run(20)
+    assert bytes(pair.b.got) == data
+    return pair
+
+
+def test_lost_retransmission_needs_no_timeout() -> None:
+    pair = lossy(12, 21)  # the 21st is the retransmission of the 12th, or new data: both repaired
+    assert pair.a.conn.n_timeouts == 0
+
+
+def test_the_same_segment_lost_three_times() -> None:
+    pair = connected(whole=False)
+    assert pair.b is not None
+    pair.a.to_send = DATA
+    count = {}
+
+    def drop(seg: Segment) -> bool:
+        count[seg.seq] = count.get(seg.seq, 0) + 1
+        return bool(seg.data) and seg.seq == (1001 + 1448 * 20) and count[seg.seq] <= 3
+
+    pair.a.link.drop = drop
+    pair.run(20)
+    assert bytes(pair.b.got) == DATA
+    assert pair.a.conn.n_timeouts == 0
+    assert pair.a.conn.n_retrans == 3
+
+
+def test_tail_loss_is_probed_before_the_timeout() -> None:
+    pair = lossy(5, data=DATA[:5000])  # the last of the flight; 4 before it and nothing behind
+    info = pair.a.conn.statistics()
+    assert info.tcpi_total_rto == 0
+    assert info.tcpi_total_retrans <= 1
+    assert pair.b is not None
+
+
+def test_whole_flight_lost_but_the_probe_shows_it() -> None:
+    pair = lossy(7, 8, 9, 10, data=DATA[:14480])
+    assert pair.a.conn.n_timeouts == 0
+
+
+def test_rfc8985_7_4_probe_that_repairs_the_loss_still_halves() -> None:
+    pair = connected(whole=False)
+    cc = pair.a.conn.cc
+    start = cc.cwnd
+    pair.a.to_send = DATA[:14480]
+    pair.a.link.drop = drop_nth(10)
+    pair.run(2)
+    pair.a.to_send = DATA[:1448]
+    pair.run(2)
+    assert cc.ssthresh < start
+    assert pair.a.conn.n_timeouts == 0
+
+
+def test_reordering_is_not_loss_once_it_was_seen() -> None:
+    pair = connected(whole=False)
+    assert pair.b is not None
+    pair.a.link = Link(delay=0.02, jitter=0.004)
+    pair.a.to_send = DATA * 20
+    pair.run(60)
+    assert bytes(pair.b.got) == DATA * 20
+    assert pair.a.conn.sb.reordered
+    assert pair.a.conn.n_timeouts == 0
+    assert pair.a.conn.n_retrans <= 30  # of 2763 segments, nearly all of them out of order
+
+
+def test_dsack_widens_the_window_once_a_round_trip() -> None:
+    t = established(wnd=500)
+    t.conn.send(bytes(5000))
+    t.trace()
+    assert t.conn.rack_mult == 1
+    t.inject(".", ack=2001, sacks=((1, 1001),))
+    assert t.conn.rack_mult == 2
+    t.inject(".", ack=2001, sacks=((1, 1001),))
+    assert t.conn.rack_mult == 2
+
+
+def test_sack_marks_and_splits_a_super_segment() -> None:
+    t = established()
+    t.conn.send(bytes(10_000))
+    assert t.trace() == ["P. 1:10001 ack 1"]
+    t.wait(0.01)
+    t.inject(".", ack=1001, sacks=((2001, 10001),))
+    assert t.conn.phase is Phase.RECOVERY
+    assert t.trace() == ["P. 1001:2001 ack 1"]
+    assert t.conn.statistics().tcpi_sacked == 8
+
+
+@pytest.mark.parametrize("block", [(5001, 2001), (2001, 90_001), (0, 0)])
+def test_senseless_sack_blocks_are_ignored(block: tuple[int, int]) -> None:
+    t = established()
+    t.conn.send(bytes(10_000))
+    t.trace()
+    t.inject(".", ack=1, sacks=(block,))
+    assert t.conn.sb.sacked == 0
+
+
+def test_rfc2018_8_reneging_is_survived() -> None:
+    t = established()
+    t.conn.send(bytes(10_000))
+    t.trace()
+    t.inject(".", ack=1, sacks=((1, 5001),))  # SACKs the head and never acknowledges it
+    while t.conn.sb.sacked:
+        t.now = t.conn.deadline() or 0
+        segs = t.trace()
+    assert segs == ["P. 1:1001 ack 1"]
+
+
+def test_rfc6937_prr_spreads_the_reduction() -> None:
+    t = established(Config(tso=False), wnd=5000)
+    t.conn.cc.cwnd = 20_000
+    t.conn.send(bytes(60_000))
+    assert len(t.trace()) == 20
+    t.wait(0.02)
+    sent = []
+    for i in range(2, 20):
+        t.inject(".", ack=1, wnd=5000, sacks=((1001, 1001 + 1000 * (i - 1)),))
+        sent.append(len(t.trace()))
+    assert t.conn.cc.ssthresh == 10_000
+    assert max(sent) <= 3
+    assert 9 <= sum(sent) <= 13  # about one for two delivered
+
+
+def test_duplicate_out_of_order_data_is_reported() -> None:
+    t = established()
+    t.inject(".", seq=1001, data=bytes(100))
+    t.trace()
+    t.inject(".", seq=1001, data=bytes(100))
+    assert t.trace() == [". 1:1 ack 1 sack 1001-1101 sack 1001-1101"]
