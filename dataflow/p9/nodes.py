@@ -10,8 +10,6 @@ from .const import OpenFlag
 from .errors import P9Error
 from .tree import Attr, Buffer, Context, Directory, Entry, File, Handle, Node, SetAttr, wants_write
 
-COMMAND_MAX = 1 << 20  # bytes of one command
-
 
 class BytesHandle(Handle):
     """Reads from bytes that do not change while the file is open."""
@@ -94,9 +92,8 @@ class ControlFile(File):
     """A file of commands: each write runs one, the next read from the start gives its result.
 
     `run(command, ctx)` gets the text without surrounding blanks and returns what a read shows, or
-    raises `P9Error`, which fails the write itself.  A command may come in several writes: they are
-    joined up to a newline or the close.  As in DataKit the result stays on the file, so that
-    `echo x > ctl; cat ctl` works, but every handle that ran a command reads its own result.
+    raises `P9Error`, which fails the write itself.  As in DataKit the result stays on the file, so
+    that `echo x > ctl; cat ctl` works; a handle that ran a command reads its own result.
     """
 
     mode = 0o600
@@ -132,47 +129,33 @@ class _ControlHandle(Handle):
     def __init__(self, file: ControlFile, flags: int, ctx: Context) -> None:
         self._file = file
         self._ctx = ctx
-        self._pending = bytearray()
         self._result: bytes | None = None
-        self._readable = flags & OpenFlag.ACCMODE != OpenFlag.WRONLY
+        self._access = flags & OpenFlag.ACCMODE
 
     async def read(self, offset: int, count: int) -> Buffer:
-        if not self._readable:
+        if self._access == OpenFlag.WRONLY:
             raise P9Error(errno.EBADF)
         result = self._file.result if self._result is None else self._result
         return result[offset : offset + count]
 
     async def write(self, offset: int, data: Buffer) -> int:
-        if len(self._pending) + len(data) > COMMAND_MAX:
-            raise P9Error(errno.EFBIG, f"Command longer than {COMMAND_MAX} bytes")
-        self._pending += data
-        if self._pending.endswith(b"\n"):
-            await self._run()
-        return len(data)
-
-    async def fsync(self, datasync: bool) -> None:
-        await self._run()
-
-    async def close(self) -> None:
-        await self._run()
-
-    async def _run(self) -> None:
-        command = bytes(self._pending).decode(errors="surrogateescape").strip()
-        self._pending.clear()
-        if not command:
-            return
+        if self._access == OpenFlag.RDONLY:
+            raise P9Error(errno.EBADF)
+        command = bytes(data).decode(errors="surrogateescape").strip()
         result = await self._file.run(command, self._ctx) or b""
         raw = result.encode(errors="surrogateescape") if isinstance(result, str) else result
         self._result = self._file.result = raw
+        return len(data)
 
 
 class StreamFile(File):
     """A file whose reads wait for the next piece: `tail -f` without polling.
 
-    `source(ctx)` is called at each open and returns an async iterator of pieces; a read waits for
-    one and returns it, whatever the offset, in parts if it is larger than asked for.  When the
-    iterator ends, so does the file.  A read that is flushed loses nothing: the piece goes to the
-    next read.  Clunking closes the iterator (its `aclose`, so a generator's `finally` runs).
+    `source(ctx)` is called at each open and returns an async iterator of pieces; when it ends, so
+    does the file.  Clunking closes the iterator (its `aclose`, so a generator's `finally` runs).
+
+    A flushed read cancels the iterator's `__anext__`.  A class that waits there loses nothing by
+    it; a generator ends, so wrap one in `dataflow.aio.streams.Shielded`.
     """
 
     mode = 0o444
@@ -188,3 +171,60 @@ class StreamFile(File):
         if wants_write(flags):
             raise P9Error(errno.EROFS, "Read-only file")
         return StreamHandle(self.source(ctx))
+
+
+class StreamHandle(Handle):
+    """One reader of a stream; pieces lie at rising offsets, and the last one can be read again.
+
+    Linux's client turns one read(2) into Treads until the buffer is full or a Tread comes back
+    empty (p9_client_read).  So a reply shorter than asked for is followed by one empty reply at
+    the offset behind it, which ends the read(2); the Tread after that waits.  Two empty replies
+    in a row are the end of the stream.
+    """
+
+    live = True
+
+    def __init__(self, source: AsyncIterator[Buffer]) -> None:
+        self._source = source
+        self._piece: Buffer = b""
+        self._start = 0  # the offset of _piece
+        self._pause_at = -1  # the offset at which one empty reply is due
+        self._reading = False
+        self._ended = False
+
+    async def read(self, offset: int, count: int) -> Buffer:
+        """Return bytes of the current piece, or wait for the next one at its end."""
+        end = self._start + len(self._piece)
+        if not self._start <= offset <= end:
+            raise P9Error(errno.EINVAL, "Attempt to seek in stream")
+        if offset == end:
+            if self._pause_at == offset or not count:
+                self._pause_at = -1
+                return b""
+            await self._advance()
+        data = self._piece[offset - self._start :][:count]
+        self._pause_at = offset + len(data) if 0 < len(data) < count else -1
+        return data
+
+    async def _advance(self) -> None:
+        if self._reading:
+            raise P9Error(errno.EBUSY, "Another read waits on this open file")
+        self._reading = True
+        try:
+            piece: Buffer = b""
+            while not piece and not self._ended:
+                piece = await anext(self._source)
+            if not self._ended:
+                self._start += len(self._piece)
+                self._piece = piece
+        except StopAsyncIteration:
+            self._ended = True
+        finally:
+            self._reading = False
+
+    async def close(self) -> None:
+        """Close the iterator, if it can be closed."""
+        self._ended = True
+        aclose = getattr(self._source, "aclose", None)
+        if aclose is not None:
+            await aclose()
