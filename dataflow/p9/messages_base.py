@@ -28,21 +28,21 @@ StrExtended = Annotated[str, "str", "extended"]
 class Stat(NamedTuple):
     """The directory entry of 9P2000 and .u (stat(5)); all-ones numbers mean "leave alone"."""
 
-    type: int = 0xFFFF
-    dev: int = 0xFFFFFFFF
-    qid: Qid = Qid(0xFF, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
-    mode: int = 0xFFFFFFFF
-    atime: int = 0xFFFFFFFF
-    mtime: int = 0xFFFFFFFF
-    length: int = 0xFFFFFFFFFFFFFFFF
-    name: str = ""
-    uid: str = ""
-    gid: str = ""
-    muid: str = ""
-    extension: str = ""  # from here on .u
-    n_uid: int = NONUNAME
-    n_gid: int = NONUNAME
-    n_muid: int = NONUNAME
+    type: U16 = 0xFFFF
+    dev: U32 = 0xFFFFFFFF
+    qid: QidField = Qid(0xFF, 0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
+    mode: U32 = 0xFFFFFFFF
+    atime: U32 = 0xFFFFFFFF
+    mtime: U32 = 0xFFFFFFFF
+    length: U64 = 0xFFFFFFFFFFFFFFFF
+    name: Str = ""
+    uid: Str = ""
+    gid: Str = ""
+    muid: Str = ""
+    extension: StrExtended = ""  # from here on .u
+    n_uid: U32Extended = NONUNAME
+    n_gid: U32Extended = NONUNAME
+    n_muid: U32Extended = NONUNAME
 
 
 StatField = Annotated[Stat, "stat"]

@@ -63,7 +63,7 @@ def _read_numbers(layout: struct.Struct) -> _Reader:
 
 def _take_str(view: memoryview, pos: int) -> tuple[str, int]:
     _need(view, pos, 2, "string length")
-    (n,) = _U16.unpack_from(view, pos)
+    n: int = _U16.unpack_from(view, pos)[0]
     _need(view, pos + 2, n, "string")
     raw = bytes(view[pos + 2 : pos + 2 + n])
     if 0 in raw:
@@ -79,7 +79,7 @@ def _read_str(view: memoryview, pos: int, out: list[Any]) -> int:
 
 def _read_data(view: memoryview, pos: int, out: list[Any]) -> int:
     _need(view, pos, 4, "data length")
-    (n,) = _U32.unpack_from(view, pos)
+    n: int = _U32.unpack_from(view, pos)[0]
     _need(view, pos + 4, n, "data")
     out.append(view[pos + 4 : pos + 4 + n])
     return pos + 4 + n
@@ -87,7 +87,7 @@ def _read_data(view: memoryview, pos: int, out: list[Any]) -> int:
 
 def _read_names(view: memoryview, pos: int, out: list[Any]) -> int:
     _need(view, pos, 2, "name count")
-    (n,) = _U16.unpack_from(view, pos)
+    n: int = _U16.unpack_from(view, pos)[0]
     _need(view, pos + 2, 2 * n, "names")
     pos += 2
     names = []
@@ -106,7 +106,7 @@ def _read_qid(view: memoryview, pos: int, out: list[Any]) -> int:
 
 def _read_qids(view: memoryview, pos: int, out: list[Any]) -> int:
     _need(view, pos, 2, "qid count")
-    (n,) = _U16.unpack_from(view, pos)
+    n: int = _U16.unpack_from(view, pos)[0]
     _need(view, pos + 2, 13 * n, "qids")
     body = view[pos + 2 : pos + 2 + 13 * n]
     out.append(tuple(Qid(*q) for q in _QID.iter_unpack(body)))
@@ -215,7 +215,7 @@ def _stat_steps(codec: Codec) -> tuple[_Reader, _Writer]:
 
     def read(view: memoryview, pos: int, out: list[Any]) -> int:
         _need(view, pos, 2, "stat length")
-        (n,) = _U16.unpack_from(view, pos)
+        n: int = _U16.unpack_from(view, pos)[0]
         _need(view, pos + 2, n, "stat")
         stat, used = _read_stat(codec, view[pos + 2 : pos + 2 + n], 0)
         if used != n:
@@ -233,7 +233,7 @@ def _stat_steps(codec: Codec) -> tuple[_Reader, _Writer]:
 
 def _read_stat(codec: Codec, view: memoryview, pos: int) -> tuple[Stat, int]:
     _need(view, pos, 2, "stat size")
-    (n,) = _U16.unpack_from(view, pos)
+    n: int = _U16.unpack_from(view, pos)[0]
     _need(view, pos + 2, n, "stat fields")
     stat, used = codec.read(view[: pos + 2 + n], pos + 2)
     if used != pos + 2 + n:
