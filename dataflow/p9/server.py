@@ -92,7 +92,7 @@ Event = Request | Cancel | Reset
 
 @dataclass(frozen=True, slots=True)
 class SessionStatistics:
-    """Counters of one connection; `refused` were answered with an error before any tree saw them."""
+    """Counters of one connection; `refused` requests got an error before any tree saw them."""
 
     requests: int = 0
     errors: int = 0
