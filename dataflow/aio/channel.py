@@ -31,6 +31,10 @@ class Channel(asyncio.BufferedProtocol):
         self._clunks: set[asyncio.Task[None]] = set()
 
     async def rpc(self, message: Message, answer: type[M]) -> M:
+        """As `call`, for an answer of a known type (the session has checked it)."""
+        return cast(M, await self.call(message))
+
+    async def call(self, message: Message) -> Message:
         """Call and return the answer; raises `P9Error` from the server.
 
         When cancelled it flushes the call and waits until the server let go of it.
@@ -50,7 +54,7 @@ class Channel(asyncio.BufferedProtocol):
             raise
         if isinstance(call.answer, P9Error):
             raise call.answer
-        return cast(M, call.answer)
+        return cast(Message, call.answer)
 
     async def _wait_room(self) -> None:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -101,7 +105,7 @@ class Channel(asyncio.BufferedProtocol):
     async def clunk(self, number: int) -> None:
         """Clunk a fid; its number is free again whatever the server says (clunk(5))."""
         try:
-            await self.rpc(Tclunk(number), Message)
+            await self.call(Tclunk(number))
         finally:
             self.return_fid(number)
 

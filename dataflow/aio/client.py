@@ -11,11 +11,11 @@ import errno
 import os
 import socket
 import stat
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeVar
 
 from ..p9 import dirent
+from ..p9.attrs import from_stat, to_open9, to_setattr, to_wstat
 from ..p9.client import ClientSession
 from ..p9.const import (
     AT_REMOVEDIR,
@@ -27,7 +27,6 @@ from ..p9.const import (
     Mode9,
     Open9,
     OpenFlag,
-    SetattrMask,
 )
 from ..p9.errors import P9Error
 from ..p9.messages import (
@@ -38,131 +37,37 @@ from ..p9.messages import (
     Rlcreate,
     Rlopen,
     Ropen,
-    Rread,
     Rreaddir,
     Rreadlink,
     Rstat,
     Rstatfs,
     Rwalk,
-    Rwrite,
     Stat,
     Tattach,
     Tcreate,
-    Tfsync,
     Tgetattr,
     Tlcreate,
     Tlopen,
     Tmkdir,
     Topen,
-    Tread,
     Treaddir,
     Treadlink,
     Tremove,
     Trename,
-    Tsetattr,
     Tstat,
     Tstatfs,
     Tsymlink,
     Tunlinkat,
     Twalk,
-    Twrite,
     Twstat,
 )
 from ..p9.tree import Attr, Buffer, Qid, SetAttr
 from ..p9.wire import parse_stat
 from . import address as addresses
 from .channel import Channel
+from .file import RemoteFile
 
-T = TypeVar("T")
-WINDOW = 8  # reads or writes of one file in flight
 _NS = 1_000_000_000
-_KINDS = {Mode9.DIR: stat.S_IFDIR, Mode9.SYMLINK: stat.S_IFLNK, Mode9.NAMEDPIPE: stat.S_IFIFO}
-
-
-class RemoteFile:
-    """An open file on the server; `async with` closes it."""
-
-    def __init__(self, channel: Channel, fid: int, qid: Qid, iounit: int) -> None:
-        self._channel = channel
-        self.fid = fid
-        self.qid = qid
-        room = channel.session.io_max
-        self.chunk = min(iounit, room) if iounit else room
-        self._closed = False
-
-    async def __aenter__(self) -> RemoteFile:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        await self.close()
-
-    async def pread(self, offset: int, count: int) -> Buffer:
-        """Read once, at most one message's worth; empty at the end, short where the server is."""
-        t = Tread(self.fid, offset, min(count, self.chunk))
-        r = await self._channel.rpc(t, Rread)
-        return r.data
-
-    async def read(self, offset: int, count: int) -> bytes:
-        """Read `count` bytes or up to the end, with several requests in flight."""
-        spans = list(_spans(offset, count, self.chunk))
-        parts = await _windowed(lambda i: self._fill(*spans[i]), len(spans))
-        out = []
-        for part, (_, size) in zip(parts, spans, strict=True):
-            out.append(part)
-            if len(part) < size:
-                break
-        return b"".join(out)
-
-    async def write(self, offset: int, data: Buffer) -> int:
-        """Write all of `data`, with several requests in flight; returns its length."""
-        view = memoryview(data)
-        spans = list(_spans(0, len(view), self.chunk))
-        await _windowed(lambda i: self._write(offset, view, *spans[i]), len(spans))
-        return len(view)
-
-    async def follow(self) -> AsyncIterator[bytes]:
-        """Yield the pieces of a live file as they come, until two empty reads say it ended."""
-        offset = empty = 0
-        while empty < 2:
-            data = bytes(await self.pread(offset, self.chunk))
-            empty = 0 if data else empty + 1
-            offset += len(data)
-            if data:
-                yield data
-
-    async def fsync(self, datasync: bool = False) -> None:
-        """Make what was written durable; in 9P2000 by an empty wstat (stat(5))."""
-        if self._channel.session.dialect is Dialect.LINUX:
-            await self._channel.rpc(Tfsync(self.fid, int(datasync)), Message)
-        else:
-            await self._channel.rpc(Twstat(self.fid, Stat()), Message)
-
-    async def close(self) -> None:
-        """Clunk the fid; again does nothing."""
-        if not self._closed:
-            self._closed = True
-            await self._channel.clunk(self.fid)
-
-    async def _fill(self, offset: int, count: int) -> Buffer:
-        data = await self.pread(offset, count)
-        if len(data) in {0, count}:
-            return data
-        out = bytearray(data)
-        while len(out) < count:
-            more = await self.pread(offset + len(out), count - len(out))
-            if not more:
-                break
-            out += more
-        return out
-
-    async def _write(self, base: int, view: memoryview, start: int, size: int) -> None:
-        done = 0
-        while done < size:
-            t = Twrite(self.fid, base + start + done, view[start + done : start + size])
-            n = (await self._channel.rpc(t, Rwrite)).count
-            if not 0 < n <= size - done:
-                raise P9Error(errno.EIO, f"Write: expected 1 to {size - done} bytes, found {n}")
-            done += n
 
 
 class Client:
@@ -194,7 +99,7 @@ class Client:
 
     async def rpc(self, message: Message) -> Message:
         """Send any message and return its answer."""
-        return await self._channel.rpc(message, Message)  # type: ignore[arg-type, no-any-return]
+        return await self._channel.call(message)
 
     async def open(self, path: str, flags: int = OpenFlag.RDONLY, mode: int = 0o644) -> RemoteFile:
         """Open, and with `OpenFlag.CREAT` make, a file; flags as in open(2)."""
@@ -253,7 +158,7 @@ class Client:
     async def setattr(self, path: str, change: SetAttr) -> None:
         """Change attributes: truncate, chmod, chown, touch."""
         async with self.walk(path) as fid:
-            await self.rpc(_tsetattr(fid, change) if self._linux else _twstat(fid, change))
+            await self.rpc(to_setattr(fid, change) if self._linux else to_wstat(fid, change))
 
     async def mkdir(self, path: str, mode: int = 0o755) -> None:
         """Make a directory."""
@@ -341,7 +246,7 @@ class Client:
         if self._linux:
             a = await self._channel.rpc(Tlopen(fid, flags & ~OpenFlag.CREAT), Rlopen)
             return a.qid, a.iounit
-        b = await self._channel.rpc(Topen(fid, _open9(flags)), Ropen)
+        b = await self._channel.rpc(Topen(fid, to_open9(flags)), Ropen)
         return b.qid, b.iounit
 
     async def _create(self, path: str, flags: int, mode: int) -> RemoteFile:
@@ -353,7 +258,7 @@ class Client:
                 t = Tlcreate(fid, name, flags | OpenFlag.EXCL, mode, os.getgid())
                 r = await self._channel.rpc(t, Rlcreate)
             else:
-                r = await self._channel.rpc(Tcreate(fid, name, mode, _open9(flags)), Rcreate)
+                r = await self._channel.rpc(Tcreate(fid, name, mode, to_open9(flags)), Rcreate)
         except BaseException:
             self._channel.forget(fid)
             raise
@@ -361,7 +266,7 @@ class Client:
 
     async def _stat(self, fid: int) -> Attr:
         if not self._linux:
-            return _attr((await self._channel.rpc(Tstat(fid), Rstat)).stat)
+            return from_stat((await self._channel.rpc(Tstat(fid), Rstat)).stat)
         a = await self._channel.rpc(Tgetattr(fid, int(GetattrMask.BASIC)), Rgetattr)
         return Attr(
             mode=a.mode,
@@ -377,7 +282,8 @@ class Client:
         )
 
     async def _names_linux(self, file: RemoteFile) -> list[str]:
-        names, cookie = [], 0
+        names: list[str] = []
+        cookie = 0
         while True:
             t = Treaddir(file.fid, cookie, file.chunk)
             found = dirent.parse(memoryview((await self._channel.rpc(t, Rreaddir)).data))
@@ -387,7 +293,8 @@ class Client:
             cookie = found[-1].offset
 
     async def _names_base(self, file: RemoteFile) -> list[str]:
-        names, offset = [], 0
+        names: list[str] = []
+        offset = 0
         while data := await file.pread(offset, file.chunk):
             view, pos = memoryview(data), 0
             while pos < len(view):
@@ -430,72 +337,6 @@ async def _dial(address: str | socket.socket, session: ClientSession) -> Channel
     return (await loop.create_connection(lambda: Channel(session), where.host, where.port))[1]
 
 
-def _spans(offset: int, count: int, chunk: int) -> Iterator[tuple[int, int]]:
-    for start in range(offset, offset + count, chunk):
-        yield start, min(chunk, offset + count - start)
-
-
-async def _windowed(run: Callable[[int], Awaitable[T]], count: int) -> list[T]:
-    """Run calls 0 to count-1, WINDOW at a time, and return their results in order."""
-    results: list[T | None] = [None] * count
-    todo = iter(range(count))
-
-    async def worker() -> None:
-        for i in todo:
-            results[i] = await run(i)
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(WINDOW, count)):
-            group.create_task(worker())
-    return results  # type: ignore[return-value]  # every place was filled
-
-
 def _split(path: str) -> tuple[str, str]:
     parent, _, name = path.strip("/").rpartition("/")
     return parent, name
-
-
-def _open9(flags: int) -> int:
-    mode = flags & OpenFlag.ACCMODE
-    return mode | (Open9.TRUNC if flags & OpenFlag.TRUNC else 0)
-
-
-def _attr(s: Stat) -> Attr:
-    kind = next((k for bit, k in _KINDS.items() if s.mode & bit), stat.S_IFREG)
-    return Attr(
-        mode=kind | (s.mode & 0o777),
-        size=s.length,
-        uid=s.n_uid,
-        gid=s.n_gid,
-        atime_ns=s.atime * _NS,
-        mtime_ns=s.mtime * _NS,
-        target=s.extension,
-    )
-
-
-def _twstat(fid: int, change: SetAttr) -> Message:
-    keep = Stat()
-    return Twstat(
-        fid,
-        keep._replace(
-            mode=keep.mode if change.mode is None else change.mode,
-            length=keep.length if change.size is None else change.size,
-            mtime=keep.mtime if change.mtime_ns is None else change.mtime_ns // _NS,
-        ),
-    )
-
-
-def _tsetattr(fid: int, change: SetAttr) -> Message:
-    valid = 0
-    times = []
-    for value, bit, given in (
-        (change.atime_ns, SetattrMask.ATIME, SetattrMask.ATIME_SET),
-        (change.mtime_ns, SetattrMask.MTIME, SetattrMask.MTIME_SET),
-    ):
-        now = value in {None, SetAttr.NOW}
-        valid |= 0 if value is None else bit | (0 if now else given)
-        times += divmod(0 if value is None or now else value, _NS)
-    fields = (change.mode, change.uid, change.gid, change.size)
-    for number, field in zip(SetattrMask, fields, strict=False):
-        valid |= 0 if field is None else number
-    return Tsetattr(fid, int(valid), *(f or 0 for f in fields), *times)
