@@ -134,7 +134,7 @@ async def test_client_that_never_reads_is_bounded(tmp_path):
     big = StaticDir({"x": StaticFile(bytes(1 << 20))})
     async with Server(big) as server:
         await server.listen_unix(path)
-        _, writer = await asyncio.open_unix_connection(path, limit=1)
+        reader, writer = await asyncio.open_unix_connection(path, limit=1)
         first = [
             (0xFFFF, Tversion(1 << 20, "9P2000.L")),
             (1, Tattach(0, NOFID, "", "", 0)),
@@ -153,8 +153,10 @@ async def test_client_that_never_reads_is_bounded(tmp_path):
         await _until(lambda: server.statistics().traffic.requests == 4 + len(later))
         for _ in range(100):
             await asyncio.sleep(0)
-        assert server.statistics().traffic.octets_out < 20 << 20
+        held = server.statistics().traffic.octets_out
         writer.transport.abort()
+        await asyncio.wait([asyncio.ensure_future(reader.read())])
+        assert held < 20 << 20
 
 
 async def _until(condition):
