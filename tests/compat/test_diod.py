@@ -88,9 +88,7 @@ class ZeroHandle(Handle):
 async def test_diodload_runs():
     async with Server(StaticDir({"zero": Zero(), "null": Zero()})) as server:
         port = (await server.listen_tcp("127.0.0.1", 0)).rpartition(":")[2]
-        code, out, err = await output(
-            "diodload", "-s", f"127.0.0.1:{port}", "-n", "4", "-r", "2"
-        )
+        code, out, err = await output("diodload", "-s", f"127.0.0.1:{port}", "-n", "4", "-r", "2")
         assert code == 0, err
         assert b"ops/s" in out + err
         assert server.statistics().traffic.errors == 4  # one Tauth a connection, refused

@@ -52,13 +52,15 @@ async def _live(ctx):
 
 
 def _root():
-    return StaticDir({
-        "f": StaticFile(b"data" * 1000),
-        "d": StaticDir({"f": StaticFile(b"")}),
-        "live": StreamFile(_live),
-        "ctl": ControlFile(_echo),
-        "l": Symlink("f"),
-    })
+    return StaticDir(
+        {
+            "f": StaticFile(b"data" * 1000),
+            "d": StaticDir({"f": StaticFile(b"")}),
+            "live": StreamFile(_live),
+            "ctl": ControlFile(_echo),
+            "l": Symlink("f"),
+        }
+    )
 
 
 async def run(rng: random.Random) -> None:
@@ -93,14 +95,14 @@ async def run(rng: random.Random) -> None:
     assert len(asyncio.all_tasks()) == 1
 
 
-def TestOneInput(data: bytes) -> None:  # noqa: N802
+def TestOneInput(data: bytes) -> None:
     """Seed a sequence with the input."""
     asyncio.run(run(random.Random(data)))
 
 
 def main() -> None:
     """Run under atheris until stopped."""
-    import atheris  # noqa: PLC0415
+    import atheris
 
     atheris.Setup(sys.argv, TestOneInput)
     atheris.Fuzz()

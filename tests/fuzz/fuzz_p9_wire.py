@@ -10,7 +10,7 @@ from dataflow.p9.errors import NineError
 from dataflow.p9.server import Session
 
 
-def TestOneInput(data: bytes) -> None:  # noqa: N802
+def TestOneInput(data: bytes) -> None:
     """Whatever parses must emit to the same bytes; nothing else may be raised."""
     for dialect in Dialect:
         with contextlib.suppress(wire.WireError):
@@ -30,7 +30,7 @@ def TestOneInput(data: bytes) -> None:  # noqa: N802
 
 def main() -> None:
     """Run under atheris until stopped."""
-    import atheris  # noqa: PLC0415
+    import atheris
 
     atheris.Setup(sys.argv, TestOneInput)
     atheris.Fuzz()

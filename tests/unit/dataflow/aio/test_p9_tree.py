@@ -47,16 +47,18 @@ def tree():
     deep = StaticDir({"end": StaticFile(b"deep")})
     for _ in range(40):
         deep = StaticDir({"d": deep})
-    return StaticDir({
-        "hello": StaticFile(b"hello, world\n"),
-        "made": StaticFile(lambda: b"fresh"),
-        "ctl": ControlFile(echo),
-        "many": StaticDir(names),
-        "deep": deep,
-        "link": Symlink("hello"),
-        "größe\udcff": StaticFile(b"odd"),
-        "big": StaticFile(bytes(range(256)) * 16384),
-    })
+    return StaticDir(
+        {
+            "hello": StaticFile(b"hello, world\n"),
+            "made": StaticFile(lambda: b"fresh"),
+            "ctl": ControlFile(echo),
+            "many": StaticDir(names),
+            "deep": deep,
+            "link": Symlink("hello"),
+            "größe\udcff": StaticFile(b"odd"),
+            "big": StaticFile(bytes(range(256)) * 16384),
+        }
+    )
 
 
 async def test_read_and_stat(pair, dialect):
@@ -170,7 +172,9 @@ async def test_readdir_cookies_stay_valid_while_names_go(pair):
 
 async def test_stream_pieces_and_pause(pair, dialect):
     feed = Feed()
-    c = await pair.client(await pair.server(StaticDir({"live": StreamFile(lambda ctx: feed)})), dialect)
+    c = await pair.client(
+        await pair.server(StaticDir({"live": StreamFile(lambda ctx: feed)})), dialect
+    )
     async with await c.open("live") as f:
         feed.queue.put_nowait(b"one\n")
         assert bytes(await f.pread(0, 100)) == b"one\n"

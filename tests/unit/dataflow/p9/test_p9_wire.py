@@ -9,7 +9,9 @@ from dataflow.p9.const import Dialect
 from dataflow.p9.messages import TYPES, Rerror, Rread, Stat, Tattach, Tread, Twalk
 from dataflow.p9.tree import Qid
 
-NUMBERS = {c: st.integers(0, (1 << bits) - 1) for c, bits in zip("BHIQ", (8, 16, 32, 64))}
+NUMBERS = {
+    c: st.integers(0, (1 << bits) - 1) for c, bits in zip("BHIQ", (8, 16, 32, 64), strict=True)
+}
 TEXT = st.binary(max_size=40).map(lambda b: b.replace(b"\0", b"x").decode(errors="surrogateescape"))
 QID = st.builds(Qid, NUMBERS["B"], NUMBERS["I"], NUMBERS["Q"])
 
@@ -19,7 +21,7 @@ def fields(cls, extended):
 
     hints = get_type_hints(cls, include_extras=True)
     for name in cls._fields:
-        marks = getattr(hints[name], "__metadata__")
+        marks = hints[name].__metadata__
         if "extended" in marks and not extended:
             continue
         yield name, marks[0]
@@ -40,12 +42,7 @@ def strategy(cls, extended):
     return st.fixed_dictionaries(parts).map(lambda values: cls(**values))
 
 
-CASES = [
-    (dialect, kind)
-    for dialect in Dialect
-    for kind in TYPES
-    if kind in wire._CODECS[dialect]
-]
+CASES = [(dialect, kind) for dialect in Dialect for kind in TYPES if kind in wire._CODECS[dialect]]
 
 
 @pytest.mark.parametrize(("dialect", "kind"), CASES)
