@@ -168,7 +168,7 @@ def data(c: Block, now: float, budget: int, out: list[Segment]) -> None:
 
 def _new_data(c: Block, now: float, mss: int, avail: int, budget: int, out: list[Segment]) -> int:
     """Send what the windows allow; return how many bytes stay behind."""
-    limit = c.config.max_super // mss * mss if c.config.tso else mss
+    limit = max(c.config.max_super // mss, 1) * mss if c.config.tso else mss
     cwnd = c.cc.cwnd - c.sb.pipe
     wnd = c.snd_una + c.snd_wnd - c.snd_nxt
     while avail > 0:
@@ -234,7 +234,7 @@ def _transmit(c: Block, n: int, flags: int, mss: int, now: float) -> Segment:
 def retransmit(c: Block, now: float, mss: int, budget: int, out: list[Segment]) -> None:
     """Send again what is believed lost, oldest first, within the congestion window."""
     sb = c.sb
-    limit = c.config.max_super // mss * mss if c.config.tso else mss
+    limit = max(c.config.max_super // mss, 1) * mss if c.config.tso else mss
     while sb.lost and len(out) < budget:
         index = sb.next_lost()
         record = sb.records[index]
