@@ -7,24 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import PeerError
+from ..queue.layout import REGIONS_MAX
+from ..queue.state import Region
 from ._core import ffi, lib
-
-REGIONS_MAX: int = lib.HV_REGIONS_MAX
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """`size` bytes of guest memory: guest physical `gpa`, front-end virtual `uva`, and `offset`
-    in the file that backs it (vhost-user, memory region description)."""
-
-    gpa: int
-    size: int
-    uva: int
-    offset: int
-
-    def overlaps(self, other: Region) -> bool:
-        """Say whether both hold some guest physical address."""
-        return self.gpa < other.gpa + other.size and other.gpa < self.gpa + self.size
 
 
 @dataclass(frozen=True, slots=True)

@@ -221,7 +221,7 @@ static enum push reserve(struct vq *q, uint64_t need, uint16_t *buffers)
             break;
         }
     }
-    if (*buffers == q->size)
+    if (*buffers && *buffers == q->size)
         why = PUSH_DROP; /* not even the whole ring holds it */
     q->last_avail = last_avail;
     q->pending = pending;

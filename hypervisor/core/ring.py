@@ -85,6 +85,16 @@ class Ring:
         q = self.q
         return Fault(QueueError(q.error), q.error_a, q.error_b) if q.error else None
 
+    @property
+    def calls(self) -> int:
+        """How often the driver was notified."""
+        return int(self.q.calls)
+
+    @property
+    def dropped(self) -> int:
+        """Chains that were no frames (transmit), frames that no buffer could hold (receive)."""
+        return int(self.q.dropped)
+
     def set_call(self, fd: int) -> None:
         """Notify the driver by writing to `fd`; -1 for a driver that polls."""
         self.q.call_fd = fd

@@ -6,7 +6,13 @@ import enum
 import struct
 
 SIZE_MAX = 32768  # 2.7: the largest split queue
+REGIONS_MAX = 32  # of guest memory: HV_REGIONS_MAX
 CHAIN_MAX = 1024  # descriptors in one chain: our limit, whatever the queue's size
+PIECES_MAX = 2048  # of memory that one frame may use: VQ_IOV_MAX
+ARENA = 262196  # what is merged by copying a burst: VQ_ARENA
+FRAME_PIECES_MAX = 20  # frame.h: FRAME_IOV_MAX
+FRAME_LEN_MAX = 65549  # frame.h
+ETH_LEN = 14
 
 DESC = struct.Struct("<QIHH")  # addr, len, flags, next (2.7.5)
 USED_ELEM = struct.Struct("<II")  # id, len (2.7.8)

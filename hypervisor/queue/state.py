@@ -68,3 +68,18 @@ class QueueState:
     used: int
     features: int
     last_avail: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """`size` bytes of guest memory: guest physical `gpa`, front-end virtual `uva`, and `offset`
+    in the file that backs it (vhost-user, memory region description)."""
+
+    gpa: int
+    size: int
+    uva: int
+    offset: int
+
+    def overlaps(self, other: Region) -> bool:
+        """Say whether both hold some guest physical address."""
+        return self.gpa < other.gpa + other.size and other.gpa < self.gpa + self.size

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..core.memory import Region
-from ..queue.state import QueueState
+from ..queue.state import QueueState, Region
 from .messages import Request
 
 

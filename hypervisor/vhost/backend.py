@@ -17,9 +17,8 @@ import enum
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from ..core.memory import REGIONS_MAX, Region
-from ..queue.layout import SIZE_MAX, Feature
-from ..queue.state import QueueState
+from ..queue.layout import REGIONS_MAX, SIZE_MAX, Feature
+from ..queue.state import QueueState, Region
 from . import messages as wire
 from .actions import (
     Action,
@@ -196,7 +195,7 @@ class Backend:
 
     def _set_features(self, header: Header, payload: bytes, _: tuple[int, ...]) -> list[Action]:
         features = wire.parse_u64(header, payload)
-        self._subset(header, features, self.offered)
+        self._subset(header, features, int(self.offered))
         changed, self.features, self.negotiated = features != self.features, features, True
         actions: list[Action] = [SetFeatures(features)]
         return actions + (self._place_all() if changed else [])
@@ -220,7 +219,7 @@ class Backend:
 
     def _set_protocol(self, header: Header, payload: bytes, _: tuple[int, ...]) -> list[Action]:
         features = wire.parse_u64(header, payload)
-        self._subset(header, features, PROTOCOL_FEATURES)
+        self._subset(header, features, int(PROTOCOL_FEATURES))
         self.protocol = Protocol(features)
         return []
 

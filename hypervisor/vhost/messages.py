@@ -11,8 +11,8 @@ import enum
 import struct
 from dataclasses import dataclass
 
-from ..core.memory import Region
 from ..errors import PeerError
+from ..queue.state import Region
 
 HEADER = struct.Struct("=III")
 VERSION = 1

@@ -16,7 +16,7 @@ import os
 import select
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from vpnstack.core.burst import Burst
 from vpnstack.link.port import Offload, Port, PortClosed, PortStatistics
@@ -37,7 +37,7 @@ BUSY = 2  # a burst filled to one part in this many keeps the port polling
 BACKLOG = 64  # connections that wait for `accept`
 PATH_MAX = 107  # unix(7): sun_path without its terminator
 
-Soften = Callable[[Burst, Offload], Burst]
+Soften = Callable[[Burst, Offload], Iterable[Burst]]
 
 
 class VhostUserPort:
@@ -55,7 +55,7 @@ class VhostUserPort:
         self.name = name
         self.mtu = mtu
         self.offload = Offload.NONE
-        self._soften = soften
+        self._soften = soften or self._refuse
         self._backend = Backend(pairs=pairs, mtu=mtu)
         self._channel = Channel(sock)
         self._epoll = select.epoll()
@@ -68,6 +68,7 @@ class VhostUserPort:
         self._out = False  # a burst that points into guest memory is with the stack
         self._turn = 0
         self._dropped = 0
+        self._discarded = [0, 0]  # frames and octets that disabled queues transmitted
         self._scratch = Burst()
         self._closed = False
 
@@ -184,14 +185,15 @@ class VhostUserPort:
         if not hot:
             hot = any(ring.arm() for ring in (*rings, *device.muted))
         self._set_hot(hot)
-        self._check(rings)
-        self._check([lane.ring for lane in device.rx])
+        self._check([*rings, *device.muted, *(lane.ring for lane in device.rx)])
 
     def _discard(self, ring: Ring) -> None:
         """Discard what a disabled queue transmits (vhost-user, ring states)."""
         scratch = self._scratch
         scratch.clear()
-        self._dropped += ring.tx_pop(scratch)
+        ring.tx_pop(scratch)
+        self._discarded[0] += scratch.count
+        self._discarded[1] += sum(f.len for f in scratch)
         ring.publish()
 
     def _set_hot(self, hot: bool) -> None:
@@ -224,24 +226,24 @@ class VhostUserPort:
 
     def tx_burst(self, burst: Burst) -> None:
         """Copy the frames of `burst` into the driver's buffers, or into a bounded backlog."""
-        lanes = self._device.rx
-        if not lanes:
+        if not self._device.rx:
             self._dropped += burst.count
-            return
-        need = frames_need(burst)
-        if need & ~self.offload:
-            burst = self._in_software(burst)
-        for lane in lanes:
+        elif frames_need(burst) & ~self.offload:
+            for part in self._soften(burst, self.offload):
+                self._send(part)
+        else:
+            self._send(burst)
+
+    def _send(self, burst: Burst) -> None:
+        for lane in self._device.rx:
             lane.send(burst)
             if lane.ring.q.error:
                 self._break(lane.ring)
 
-    def _in_software(self, burst: Burst) -> Burst:
-        if self._soften is not None:
-            return self._soften(burst, self.offload)
+    def _refuse(self, burst: Burst, offload: Offload) -> Iterable[Burst]:
+        """Stand in where no software offload was given: drop what the driver cannot take."""
         self._dropped += burst.count
-        burst.clear()
-        return burst
+        return ()
 
     def flush(self) -> None:
         """Send from the backlog; kicks of the driver do the same through `rx_burst`."""
@@ -266,9 +268,9 @@ class VhostUserPort:
         rx, tx = [r.q for r in device.rings[1::2]], [r.q for r in device.rings[::2]]
         waiting = sum(lane.dropped for lane in device.lanes)
         return PortStatistics(
-            rx_frames=sum(q.frames for q in rx),
-            rx_octets=sum(q.octets for q in rx),
-            rx_dropped=sum(q.dropped for q in rx),
+            rx_frames=sum(q.frames for q in rx) - self._discarded[0],
+            rx_octets=sum(q.octets for q in rx) - self._discarded[1],
+            rx_dropped=sum(q.dropped for q in rx) + self._discarded[0],
             tx_frames=sum(q.frames for q in tx),
             tx_octets=sum(q.octets for q in tx),
             tx_dropped=sum(q.dropped for q in tx) + waiting + self._dropped,
