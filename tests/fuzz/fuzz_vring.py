@@ -24,6 +24,7 @@ from vpnstack.core.burst import Burst
 
 SIZE = 1 << 16
 STEPS = 12
+TILE = 128  # different descriptors; memory repeats them
 FLAGS = (0, 1, 1, 1, 2, 2, 3, 3, 4, 4, 5, 8)
 FEATURES = (
     Feature.VERSION_1,
@@ -93,10 +94,10 @@ def _length(rng: random.Random) -> int:
 def _content(rng: random.Random, size: int) -> bytearray:
     """Memory full of descriptors, mostly plausible ones, with small rings on top of it."""
     out = bytearray()
-    for _ in range(SIZE // 16):
+    for _ in range(TILE):
         after = rng.randrange(size) if rng.random() < 0.97 else rng.getrandbits(16)
         out += struct.pack("<QIHH", _address(rng), _length(rng), rng.choice(FLAGS), after)
-    return out
+    return out * (SIZE // 16 // TILE)
 
 
 def _place(rng: random.Random, size: int) -> tuple[int, int, int]:
