@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import select
 
@@ -23,8 +22,6 @@ from .actions import (
 from .channel import close_fds
 from .lane import Lane
 from .messages import Request
-
-log = logging.getLogger(__name__)
 
 
 class Device:
@@ -105,7 +102,7 @@ class Device:
             self._forget(old)
         if action.fd >= 0:
             self._fds[key] = action.fd
-            os.set_blocking(action.fd, False)
+            _unblock(action)
         if action.kind is Request.SET_VRING_CALL:
             self.rings[action.index].set_call(action.fd)
         elif action.kind is Request.SET_VRING_KICK and action.fd >= 0:
@@ -146,6 +143,8 @@ class Device:
             if not (lane.ring.attached and self._enabled[2 * i]):
                 break
             self.rx.append(lane)
+            if not lane.stalled:
+                lane.ring.suppress()
         self.steering.pairs = max(1, len(self.rx))
         for lane in self.lanes[len(self.rx) :]:
             lane.clear()
@@ -170,3 +169,11 @@ class Device:
         self._detach_all()
         self.refresh()
         self.memory.close()
+
+
+def _unblock(action: SetFd) -> None:
+    """Never wait on a descriptor of the front-end's, whatever it is."""
+    try:
+        os.set_blocking(action.fd, False)
+    except OSError as exc:
+        raise PeerError(f"{action.kind.name}: ring {action.index}: {exc.strerror}") from exc

@@ -41,6 +41,8 @@ class Lane:
             self.ring.arm()
             start = self.ring.rx_push(burst, start)
         self._keep(burst, start)
+        if not self._waiting:
+            self.ring.suppress()
 
     def flush(self) -> None:
         """Send what waits, as far as the driver's buffers go; ask for a kick for the rest."""

@@ -26,7 +26,7 @@ from ..errors import PeerError, UsageError
 from ..queue.layout import Feature
 from .actions import Action, Reply, SetFeatures, SetMtu, Stop, fds_of
 from .backend import PAIRS_MAX, Backend
-from .channel import Channel, Incoming, close_fds
+from .channel import Channel, Disconnected, Incoming, close_fds
 from .device import Device
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,8 @@ class VhostUserPort:
         except PeerError as exc:
             burst.clear()
             self._give_back()
-            log.warning("%s: %s", self.name, exc)
+            level = logging.INFO if isinstance(exc, Disconnected) else logging.WARNING
+            log.log(level, "%s: %s", self.name, exc)
             self.close()
             raise PortClosed(f"{self.name}: {exc}") from exc
         self._out = burst.count > 0
@@ -328,7 +329,12 @@ class VhostUserListener:
                 log.warning("%s: %s", self.path, exc.strerror)
                 break
             self._count += 1
-            ports.append(VhostUserPort(sock, name=f"{self.path}#{self._count}", mtu=self._mtu))
+            name = f"{self.path}#{self._count}"
+            try:
+                ports.append(VhostUserPort(sock, name=name, mtu=self._mtu))
+            except OSError as exc:
+                sock.close()
+                log.warning("%s: %s", name, exc.strerror)
         return ports
 
     def close(self) -> None:

@@ -379,6 +379,15 @@ def test_kick_that_is_no_eventfd(make: Callable[..., Made], guest: Guest, kind: 
     os.close(reader)
 
 
+def test_kick_that_cannot_be_used_at_all(make: Callable[..., Made], tmp_path: Path) -> None:
+    port, front = started(make)
+    handle = os.open(tmp_path, os.O_PATH)
+    front.u64(Request.SET_VRING_KICK, 1, handle)
+    with pytest.raises(PortClosed, match="ring 1"):
+        settle(port)
+    os.close(handle)
+
+
 # Listening and connecting.
 
 
