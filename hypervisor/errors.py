@@ -1,4 +1,4 @@
-"""The root of the kit's errors and its two branches: local misuse, and a peer that misbehaves."""
+"""The root of hypervisor's errors and its two branches: local misuse, and a peer that misbehaves."""
 
 
 class HypervisorError(Exception):
@@ -6,8 +6,8 @@ class HypervisorError(Exception):
 
 
 class UsageError(HypervisorError):
-    """The caller asked for something that cannot be: a wrong argument, a missing program."""
+    """The caller asked for something that cannot be: a wrong argument, a missing permission."""
 
 
 class PeerError(HypervisorError):
-    """A guest, a front-end or an engine's process misbehaved or went away."""
+    """A guest or a front-end broke a rule; expected and found values stand in the message."""

@@ -7,7 +7,6 @@ are dropped and counted), and all of it can go to a log file besides.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import AsyncIterator
 from typing import BinaryIO
@@ -16,6 +15,7 @@ from ..errors import UsageError
 
 CAPACITY = 1 << 20
 _WRITE_MAX = 1 << 20
+_READS_MAX = 16  # of 64 KiB, before others get their turn
 
 
 class Console:
@@ -55,12 +55,12 @@ class Console:
 
     async def readline(self) -> bytes:
         """Return one line with its end; a last line may lack it, and at the end it is empty."""
-        searched = 0
+        searched, dropped = 0, self.dropped
         while (end := self._pending.find(b"\n", searched)) < 0 and not self.closed:
             searched = len(self._pending)
             self._changed.clear()
             await self._changed.wait()
-            searched = min(searched, len(self._pending))
+            searched, dropped = max(0, searched - (self.dropped - dropped)), self.dropped
         return await self.read(end + 1 if end >= 0 else self.capacity)
 
     async def __aiter__(self) -> AsyncIterator[str]:
@@ -96,11 +96,16 @@ class Console:
     def _on_readable(self) -> None:
         assert self._sock is not None
         try:
-            while data := self._sock.recv(65536):
+            for _ in range(_READS_MAX):
+                data = self._sock.recv(65536)
+                if not data:
+                    break
                 self._take(data)
+            else:
+                return
         except BlockingIOError:
             return
-        except OSError:
+        except OSError:  # the other end is gone: as good as the end of the stream
             pass
         self._loop.remove_reader(self._sock.fileno())
         self._end()
@@ -117,8 +122,12 @@ class Console:
 
     def _on_writable(self) -> None:
         assert self._sock is not None
-        with contextlib.suppress(OSError):
+        try:
             del self._outgoing[: self._sock.send(self._outgoing)]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._outgoing.clear()
         if not self._outgoing:
             self._loop.remove_writer(self._sock.fileno())
             self._drained.set()

@@ -21,7 +21,9 @@ from pathlib import Path
 from ..errors import UsageError
 from .cache import Cache, replace
 
-Progress = Callable[[str, int, int], None]  # what is being done, bytes or steps done, and of how many
+Progress = Callable[
+    [str, int, int], None
+]  # what is being done, bytes or steps done, and of how many
 
 _ARCHIVES = Path("/var/cache/apt/archives")
 _KERNEL = re.compile(r"linux-(image|modules|modules-extra|image-unsigned)-\d")
@@ -206,7 +208,10 @@ def unpack(deb: Path, into: Path) -> Path:
     path = into / "data.tar"
     with open(path, "wb") as out:
         done = subprocess.run(
-            ["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=out, stderr=subprocess.PIPE, check=False
+            ["dpkg-deb", "--fsys-tarfile", str(deb)],
+            stdout=out,
+            stderr=subprocess.PIPE,
+            check=False,
         )
     if done.returncode:
         raise UsageError(f"cannot read {deb.name}: {_last_error(done.stderr.decode())}")

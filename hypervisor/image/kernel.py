@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,15 +16,17 @@ from .rootfs import merged
 # What machines of this kit may need; a kernel without one of them (Debian's cloud kernel has no
 # 9P) is used without it.
 DEFAULT_MODULES = (
-    "virtio_mmio virtio_pci virtio_net virtio_blk virtio_console virtio_rng virtio_balloon "
-    "9p 9pnet_virtio 9pnet_fd vsock vmw_vsock_virtio_transport af_packet ipv6 ext4 "
-    "button evdev"
-).split()
+    *("virtio_mmio", "virtio_pci"),
+    *("virtio_net", "virtio_blk", "virtio_console", "virtio_rng", "virtio_balloon"),
+    *("9p", "9pnet_virtio", "9pnet_fd", "vsock", "vmw_vsock_virtio_transport"),
+    *("af_packet", "ipv6", "ext4"),
+    *("button", "evdev"),  # the power button, and reading it
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Kernel:
-    """One kernel from a distribution: `image` is a trimmed ELF file with a PVH entry, or bzImage."""
+    """A distribution's kernel: `image` is a trimmed ELF file with a PVH entry, or a bzImage."""
 
     release: str
     image: bytes
@@ -37,12 +40,9 @@ def read(tars: Iterable[Path], wanted: Iterable[str]) -> Kernel:
 
     Raises `UsageError` where there is no kernel or a module of `wanted` does not exist.
     """
-    archives = [tarfile.open(path) for path in tars]
-    try:
+    with ExitStack() as stack:
+        archives = [stack.enter_context(tarfile.open(path)) for path in tars]
         return _read(archives, tuple(wanted))
-    finally:
-        for archive in archives:
-            archive.close()
 
 
 def _read(archives: list[tarfile.TarFile], wanted: tuple[str, ...]) -> Kernel:
@@ -64,7 +64,9 @@ def _read(archives: list[tarfile.TarFile], wanted: tuple[str, ...]) -> Kernel:
     index = modules.Index(infos, map(modules.name_of, builtin.decode().split()))
     order = index.closure([*(n for n in DEFAULT_MODULES if n in index), *wanted])
     name, image = bootable(boot)
-    return Kernel(release, image, name, tuple(order), tuple(_entries(release, order, bodies, index)))
+    return Kernel(
+        release, image, name, tuple(order), tuple(_entries(release, order, bodies, index))
+    )
 
 
 def _files(

@@ -25,7 +25,19 @@ _OURS = {  # what stands beside this file, and where a guest has it
     "setup.sh": "usr/lib/trikit/setup.sh",
     "udhcpc.sh": "etc/udhcpc/default.script",
 }
-_DIRECTORIES = ("dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "usr/bin", "usr/sbin", "var/run")
+_DIRECTORIES = (
+    "dev",
+    "etc",
+    "mnt",
+    "proc",
+    "root",
+    "run",
+    "sys",
+    "tmp",
+    "usr/bin",
+    "usr/sbin",
+    "var/run",
+)
 
 
 def script(name: str) -> bytes:
@@ -97,4 +109,3 @@ def users(files: Mapping[str, bytes]) -> Iterator[Entry]:
     for name, data in files.items():
         program = data[:2] == b"#!" or data[:4] == b"\x7fELF"
         yield Entry.file(merged(name), data, 0o755 if program else 0o644)
-
