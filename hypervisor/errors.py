@@ -1,4 +1,4 @@
-"""The root of hypervisor's errors and its two branches: local misuse, and a peer that misbehaves."""
+"""The root of hypervisor's errors and its branches: local misuse, a peer that misbehaves."""
 
 
 class HypervisorError(Exception):

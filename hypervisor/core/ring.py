@@ -1,0 +1,129 @@
+"""The C split queue behind a small class; `hypervisor.queue.split` is the same in Python."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from vpnstack.core.burst import Burst
+
+from ..queue.layout import Feature, header_len
+from ..queue.state import Fault, QueueError, QueueState
+from ._core import ffi, lib
+from .memory import GuestMemory
+
+
+class Steering:
+    """Which queue pair a flow is received on: the one it last transmitted on (5.1.6.5.6)."""
+
+    def __init__(self, pairs: int = 1) -> None:
+        self.table: Any = ffi.new("struct hv_steer *")
+        self.pairs = pairs
+
+    @property
+    def pairs(self) -> int:
+        """Queue pairs in use; with one, no frame is looked at."""
+        return int(self.table.pairs)
+
+    @pairs.setter
+    def pairs(self, value: int) -> None:
+        self.table.pairs = value
+
+    def pair(self, burst: Burst, index: int) -> int:
+        """Return the pair on which frame `index` is to be received."""
+        return int(lib.hv_steer_pair(self.table, burst.address, index))
+
+
+class Ring:
+    """One virtqueue, device side; broken for good after a fault, until attached again.
+
+    `pair` is the queue pair it belongs to.  `call_fd` is borrowed.
+    """
+
+    def __init__(self, steering: Steering | None = None, pair: int = 0) -> None:
+        self.q: Any = ffi.gc(ffi.new("struct vq *"), lib.vq_free)
+        self.q.call_fd = -1
+        self.pair = pair
+        self._steering = steering or Steering()
+        self._steer = self._steering.table
+        self._memory: GuestMemory | None = None
+
+    def attach(
+        self, memory: GuestMemory, state: QueueState, last_avail: int | None = None
+    ) -> Fault | None:
+        """Put the queue on rings inside `memory`; returns what is wrong with them.
+
+        It starts at `last_avail` where that is given, at the state's otherwise.
+        """
+        q, features = self.q, state.features
+        q.last_avail = state.last_avail if last_avail is None else last_avail
+        q.hdr_len = header_len(features)
+        q.event_idx = bool(features & Feature.RING_EVENT_IDX)
+        q.indirect = bool(features & Feature.RING_INDIRECT_DESC)
+        q.mergeable = bool(features & Feature.NET_MRG_RXBUF)
+        q.guest_csum = bool(features & Feature.NET_GUEST_CSUM)
+        q.guest_ecn = bool(features & Feature.NET_GUEST_ECN)
+        self._memory = memory
+        if lib.vq_attach(q, memory.table, state.size, state.desc, state.avail, state.used) < 0:
+            return self.fault or Fault(QueueError.BAD_SIZE, state.size, 0)
+        return None
+
+    def detach(self) -> int:
+        """Let go of the rings; returns the index of the next chain, to go on from elsewhere."""
+        last_avail = int(self.q.last_avail)
+        lib.vq_detach(self.q)
+        self._memory = None
+        return last_avail
+
+    @property
+    def attached(self) -> bool:
+        """True while the queue lies in guest memory and is not broken."""
+        return bool(self.q.size) and not self.q.error
+
+    @property
+    def fault(self) -> Fault | None:
+        """The rule that the driver broke."""
+        q = self.q
+        return Fault(QueueError(q.error), q.error_a, q.error_b) if q.error else None
+
+    def set_call(self, fd: int) -> None:
+        """Notify the driver by writing to `fd`; -1 for a driver that polls."""
+        self.q.call_fd = fd
+
+    def tx_pop(self, burst: Burst) -> int:
+        """Append transmitted frames to `burst` until it is full; returns how many came."""
+        count = burst.count
+        burst.count = lib.vq_tx_pop(
+            self.q, burst.address, count, burst.capacity, self._steer, self.pair
+        )
+        return burst.count - count
+
+    def rx_push(self, burst: Burst, start: int = 0) -> int:
+        """Copy the frames of `burst` that belong here into the driver's buffers.
+
+        Returns the index of the first one that found no room, `burst.count` when all did.
+        """
+        return int(
+            lib.vq_rx_push(self.q, burst.address, start, burst.count, self._steer, self.pair)
+        )
+
+    def rx_push_all(self, burst: Burst) -> int:
+        """Like `rx_push` for frames that all belong here, whatever steering says by now."""
+        q = self.q
+        return int(lib.vq_rx_push(q, burst.address, 0, burst.count, ffi.NULL, self.pair))
+
+    def publish(self) -> bool:
+        """Give back what was popped, and notify the driver if it wants that; says whether."""
+        return bool(lib.vq_publish(self.q))
+
+    def arm(self) -> int:
+        """Ask for a kick at the next chain; returns how many chains came meanwhile."""
+        return int(lib.vq_arm(self.q))
+
+    def suppress(self) -> None:
+        """Ask for no kicks."""
+        lib.vq_suppress(self.q)
+
+
+def frames_need(burst: Burst) -> int:
+    """Return which offloads the frames of `burst` need, as bits of vpnstack's `Offload`."""
+    return int(lib.hv_frames_need(burst.address, burst.count))

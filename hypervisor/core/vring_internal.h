@@ -1,0 +1,11 @@
+/* Shared by vring.c and net.c. */
+#ifndef HYPERVISOR_VRING_INTERNAL_H
+#define HYPERVISOR_VRING_INTERNAL_H
+
+#include "vring.h"
+
+int vq_break(struct vq *q, uint32_t error, uint64_t a, uint64_t b);
+int vq_walk(struct vq *q, uint16_t *head, int writable);
+void vq_used_put(struct vq *q, uint16_t head, uint32_t len);
+
+#endif

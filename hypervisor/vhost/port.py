@@ -1,0 +1,377 @@
+"""The vhost-user-net back-end as a port of vpnstack.
+
+A virtual machine monitor (or DPDK's virtio-user) connects to the socket, shares its memory by
+descriptor, and from then on frames move through virtqueues without a system call a frame.  A port
+is one connection; when its front-end goes, `rx_burst` raises `PortClosed`.
+
+Notifications.  While the driver keeps us busy nobody kicks: the port stays readable through an
+eventfd of its own (`_hot`), and the queues ask for kicks again only when a burst came back small.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import socket
+import stat
+from collections.abc import Callable
+
+from vpnstack.core.burst import Burst
+from vpnstack.link.port import Offload, Port, PortClosed, PortStatistics
+
+from ..core.ring import Ring, frames_need
+from ..errors import PeerError, UsageError
+from ..queue.layout import Feature
+from .actions import Action, Reply, SetFeatures, SetMtu, Stop, fds_of
+from .backend import PAIRS_MAX, Backend
+from .channel import Channel, Incoming, close_fds
+from .device import Device
+
+log = logging.getLogger(__name__)
+
+MESSAGES_A_BURST = 64  # control messages served before frames get their turn
+BUSY = 2  # a burst filled to one part in this many keeps the port polling
+
+BACKLOG = 64  # connections that wait for `accept`
+PATH_MAX = 107  # unix(7): sun_path without its terminator
+
+Soften = Callable[[Burst, Offload], Burst]
+
+
+class VhostUserPort:
+    """A link to one front-end over `sock`, which it takes over; see `vpnstack.link.port.Port`."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        *,
+        name: str = "vhost-user",
+        mtu: int = 1500,
+        pairs: int = PAIRS_MAX,
+        soften: Soften | None = None,
+    ) -> None:
+        self.name = name
+        self.mtu = mtu
+        self.offload = Offload.NONE
+        self._soften = soften
+        self._backend = Backend(pairs=pairs, mtu=mtu)
+        self._channel = Channel(sock)
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._channel.fileno(), select.EPOLLIN)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._device = Device(self._epoll, pairs)
+        self._hot = False
+        self._lent: list[Ring] = []  # rings whose popped chains are with the stack
+        self._out = False  # a burst that points into guest memory is with the stack
+        self._turn = 0
+        self._dropped = 0
+        self._scratch = Burst()
+        self._closed = False
+
+    @property
+    def ready(self) -> bool:
+        """True once the driver runs a receive queue: frames sent before that are dropped."""
+        return bool(self._device.rx)
+
+    @property
+    def stalled(self) -> bool:
+        """True while frames wait for the driver's buffers."""
+        return any(lane.stalled for lane in self._device.rx)
+
+    def fileno(self) -> int:
+        """Return the epoll descriptor over the control socket, the kicks and our own wake-up."""
+        return self._epoll.fileno()
+
+    # Receiving: control messages, kicks, transmitted frames.
+
+    def rx_burst(self, burst: Burst) -> int:
+        """Fill `burst` with what the driver transmitted; PortClosed when the front-end is gone."""
+        burst.clear()
+        self.rx_done(burst)
+        if self._closed:
+            raise PortClosed(f"{self.name}: closed")
+        try:
+            for fd, _ in self._epoll.poll(0):
+                self._serve(fd)
+            self._pop(burst)
+            if self._device.memory.faulted:
+                raise PeerError("the file behind guest memory was truncated")
+        except PeerError as exc:
+            burst.clear()
+            self._give_back()
+            log.warning("%s: %s", self.name, exc)
+            self.close()
+            raise PortClosed(f"{self.name}: {exc}") from exc
+        self._out = burst.count > 0
+        return burst.count
+
+    def rx_done(self, burst: Burst) -> None:
+        """Give the buffers of the last burst back to the driver, with one notification a queue."""
+        self._give_back()
+        self._out = False
+        if self._closed:
+            self._device.release_memory()
+
+    def _give_back(self) -> None:
+        for ring in self._lent:
+            ring.publish()
+        self._lent.clear()
+
+    def _serve(self, fd: int) -> None:
+        device = self._device
+        if fd in device.kicks:
+            index = device.drain_kick(fd)
+            if index % 2 == 0:
+                device.lanes[index // 2].flush()
+        elif fd == self._channel.fileno():
+            for _ in range(MESSAGES_A_BURST):
+                message = self._channel.receive()
+                if message is None:
+                    return
+                self._message(message)
+
+    def _message(self, message: Incoming) -> None:
+        try:
+            actions = self._backend.receive(*message)
+        except PeerError:
+            close_fds(message.fds)
+            raise
+        log.debug("%s: %s", self.name, message.header)
+        self._execute(actions, message.fds)
+
+    def _execute(self, actions: list[Action], fds: tuple[int, ...]) -> None:
+        """Do `actions`; descriptors among `fds` that none of them took over are closed."""
+        unclaimed = set(fds)
+        try:
+            for action in actions:
+                unclaimed.difference_update(fds_of(action))
+                self._act(action)
+        finally:
+            close_fds(tuple(unclaimed))
+            self._device.refresh()
+
+    def _act(self, action: Action) -> None:
+        if isinstance(action, Reply):
+            self._channel.send(action.data)
+        elif isinstance(action, Stop):
+            last_avail = self._device.rings[action.index].detach()
+            self._channel.send(self._backend.base_reply(action.index, last_avail))
+        elif isinstance(action, SetFeatures):
+            self.offload = offload_of(action.features)
+        elif isinstance(action, SetMtu):
+            self.mtu = action.mtu
+        else:
+            self._device.execute(action)
+
+    def _pop(self, burst: Burst) -> None:
+        """Take frames from all transmit queues in turns, and decide who wakes us next."""
+        device = self._device
+        rings = device.tx
+        if len(rings) > 1:
+            self._turn = (self._turn + 1) % len(rings)
+            rings = rings[self._turn :] + rings[: self._turn]
+        for ring in rings:
+            if burst.full:
+                break
+            if ring.tx_pop(burst) or ring.q.pending:
+                self._lent.append(ring)
+        for ring in device.muted:
+            self._discard(ring)
+        hot = burst.count * BUSY >= burst.capacity
+        if not hot:
+            hot = any(ring.arm() for ring in (*rings, *device.muted))
+        self._set_hot(hot)
+        self._check(rings)
+        self._check([lane.ring for lane in device.rx])
+
+    def _discard(self, ring: Ring) -> None:
+        """Discard what a disabled queue transmits (vhost-user, ring states)."""
+        scratch = self._scratch
+        scratch.clear()
+        self._dropped += ring.tx_pop(scratch)
+        ring.publish()
+
+    def _set_hot(self, hot: bool) -> None:
+        if hot == self._hot:
+            return
+        self._hot = hot
+        if not hot:
+            os.eventfd_read(self._wake)
+            return
+        os.eventfd_write(self._wake, 1)
+        for ring in self._device.tx:
+            ring.suppress()
+
+    def _check(self, rings: list[Ring]) -> None:
+        for ring in rings:
+            if ring.q.error:
+                self._break(ring)
+
+    def _break(self, ring: Ring) -> None:
+        """Stop a queue whose driver broke a rule; the rest of the connection lives on."""
+        index = self._device.rings.index(ring)
+        log.warning("%s: queue %d stopped: %s", self.name, index, ring.fault)
+        ring.publish()
+        if ring in self._lent:
+            self._lent.remove(ring)
+        self._device.fail(index)
+        self._execute(self._backend.broken(index), ())
+
+    # Transmitting: into the driver's receive queues.
+
+    def tx_burst(self, burst: Burst) -> None:
+        """Copy the frames of `burst` into the driver's buffers, or into a bounded backlog."""
+        lanes = self._device.rx
+        if not lanes:
+            self._dropped += burst.count
+            return
+        need = frames_need(burst)
+        if need & ~self.offload:
+            burst = self._in_software(burst)
+        for lane in lanes:
+            lane.send(burst)
+            if lane.ring.q.error:
+                self._break(lane.ring)
+
+    def _in_software(self, burst: Burst) -> Burst:
+        if self._soften is not None:
+            return self._soften(burst, self.offload)
+        self._dropped += burst.count
+        burst.clear()
+        return burst
+
+    def flush(self) -> None:
+        """Send from the backlog; kicks of the driver do the same through `rx_burst`."""
+        for lane in self._device.rx:
+            lane.flush()
+
+    def close(self) -> None:
+        """Close the connection; memory stays mapped until frames of a burst are given back."""
+        if self._closed:
+            return
+        self._closed = True
+        self._device.release_fds()
+        if not self._out:
+            self._device.release_memory()
+        self._epoll.close()
+        os.close(self._wake)
+        self._channel.close()
+
+    def statistics(self) -> PortStatistics:
+        """Return counters since the port was opened."""
+        device = self._device
+        rx, tx = [r.q for r in device.rings[1::2]], [r.q for r in device.rings[::2]]
+        waiting = sum(lane.dropped for lane in device.lanes)
+        return PortStatistics(
+            rx_frames=sum(q.frames for q in rx),
+            rx_octets=sum(q.octets for q in rx),
+            rx_dropped=sum(q.dropped for q in rx),
+            tx_frames=sum(q.frames for q in tx),
+            tx_octets=sum(q.octets for q in tx),
+            tx_dropped=sum(q.dropped for q in tx) + waiting + self._dropped,
+        )
+
+
+def offload_of(features: int) -> Offload:
+    """Return what a driver that chose `features` takes (virtio 1.2, 5.1.3.1)."""
+    if not features & Feature.NET_GUEST_CSUM:
+        return Offload.NONE
+    offload = Offload.CSUM
+    if features & Feature.NET_GUEST_TSO4:
+        offload |= Offload.TSO4
+    if features & Feature.NET_GUEST_TSO6:
+        offload |= Offload.TSO6
+    return offload
+
+
+class VhostUserListener:
+    """A unix socket at which front-ends arrive; see `vpnstack.link.port.Listener`."""
+
+    def __init__(self, path: str, *, mtu: int) -> None:
+        self.path = path
+        self._mtu = mtu
+        self._count = 0
+        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            _remove_stale(path)
+            # Before bind, so that the file never has another mode: unix(7), Linux.
+            os.fchmod(self._sock.fileno(), 0o600)
+            self._sock.bind(path)
+            self._sock.listen(BACKLOG)
+        except OSError as exc:
+            self._sock.close()
+            raise UsageError(f"{path}: {exc.strerror or exc}") from exc
+        except UsageError:
+            self._sock.close()
+            raise
+        self._sock.setblocking(False)
+        self._inode = os.stat(path).st_ino
+
+    def fileno(self) -> int:
+        """Return the listening socket's descriptor."""
+        return self._sock.fileno()
+
+    def accept(self) -> list[Port]:
+        """Return ports for the front-ends that arrived."""
+        ports: list[Port] = []
+        while len(ports) < BACKLOG:
+            try:
+                sock, _ = self._sock.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                break
+            except OSError as exc:  # out of descriptors: the next call tries again
+                log.warning("%s: %s", self.path, exc.strerror)
+                break
+            self._count += 1
+            ports.append(VhostUserPort(sock, name=f"{self.path}#{self._count}", mtu=self._mtu))
+        return ports
+
+    def close(self) -> None:
+        """Stop listening and remove the socket file, unless somebody else's stands there now."""
+        if self._sock.fileno() < 0:
+            return
+        self._sock.close()
+        with contextlib.suppress(OSError):
+            if os.stat(self.path).st_ino == self._inode:
+                os.unlink(self.path)
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket file that nobody serves; UsageError if it is served or no socket."""
+    if len(os.fsencode(path)) > PATH_MAX:
+        raise UsageError(f"{path}: socket path, expected at most {PATH_MAX} bytes")
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise UsageError(f"{path}: exists and is no socket")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            pass
+    raise UsageError(f"{path}: somebody serves this socket already")
+
+
+def listen(address: str, *, mtu: int) -> VhostUserListener:
+    """Listen at the path `address` for front-ends (entry point of `vpnstack.ports`)."""
+    return VhostUserListener(address, mtu=mtu)
+
+
+def connect(address: str, *, mtu: int) -> VhostUserPort:
+    """Connect to a front-end that listens itself (QEMU's `server=on`); UsageError if none does."""
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.connect(address)
+    except OSError as exc:
+        sock.close()
+        raise UsageError(f"{address}: {exc.strerror or exc}") from exc
+    return VhostUserPort(sock, name=address, mtu=mtu)
