@@ -22,7 +22,7 @@ from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
 from ..aio.console import Console
 from ..aio.process import Child
 from ..vhost.port import listen
-from . import host
+from . import host, tsc
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .nics import Listen, Nics
 from .qemu_args import Wires, command_line
@@ -93,7 +93,8 @@ class QemuEngine:
             self._undo.callback(console.close)
             console.attach(ours)
             wires = Wires(qmp.fileno(), serial.fileno(), nics.sockets)
-            command = command_line(config, wires, qemu=program, kvm=self.kvm)
+            khz = 0 if self.kvm else tsc.frequency_khz()
+            command = command_line(config, wires, qemu=program, kvm=self.kvm, tsc_khz=khz)
             _logger.debug("starting %s", command)
             self._child = Child(command, (qmp.fileno(), serial.fileno()))
 
