@@ -6,12 +6,14 @@
 #     @@done
 #
 # Parameters come on the kernel's command line as demo.NAME=VALUE:
-#   host     name of the host (host.internal)   size   bytes each way (67108864)
-#   http     port of the host's HTTP server: GET /download, PUT /upload (both answer a SHA-256 in
-#            the X-SHA256 header or the body)    name   another name to resolve, besides the host's
-#   p9       port of the 9P server on the gateway (564)     steps  a comma list, to run only these
-#   hold     seconds to wait at the end for "quit" on the console (0: power off at once)
-. /lib/trikit/setup.sh
+#   host    name of the host (host.internal)
+#   name    another name to resolve (gateway.internal)
+#   http    port of the host's HTTP server (8000): it answers GET /download with the header
+#           X-SHA256, and PUT /upload with the SHA-256 of what it got in the body
+#   p9      port of the 9P server on the gateway (564)
+#   steps   a comma list, to run only these
+#   hold    seconds to wait at the end for "quit" on the console (0: power off at once)
+[ "$1" = run ] || . /lib/trikit/setup.sh
 
 param() {
     value=$(tr ' ' '\n' </proc/cmdline | sed -n "s/^demo\.$1=//p" | tail -n 1)
@@ -21,14 +23,15 @@ host=$(param host host.internal)
 name=$(param name gateway.internal)
 http=$(param http 8000)
 p9=$(param p9 564)
-size=$(param size 67108864)
 steps=$(param steps init,dhcp,ipv6,dns,ping,ping6,download,upload,httpd,mount,read,commit,watch)
 hold=$(param hold 0)
 work=/run/demo
 mkdir -p $work/www /mnt/share
+export PATH=/usr/bin:/usr/sbin:/bin:/sbin
 
 now() { cut -d' ' -f1 /proc/uptime; }
 since() { awk -v a="$1" '{ printf "%.2f", $1 - a; exit }' /proc/uptime; }
+address6() { ip -6 -o address show dev eth0 | awk '!/scope link|tentative/ { print $4; exit }'; }
 gateway4() { ip -4 route show default | awk '{ print $3; exit }'; }
 gateway6() { ip -6 route show default | awk '{ print $3; exit }'; }
 
@@ -45,6 +48,7 @@ step() {
     137) echo "@@step $1 fail $(since "$begin") no end within $2 s: $detail" ;;
     *) echo "@@step $1 fail $(since "$begin") status $code: $detail" ;;
     esac
+    [ $code = 0 ] || tail -n 20 $work/$1.log
 }
 
 do_init() {
@@ -58,10 +62,10 @@ do_dhcp() {
 }
 
 do_ipv6() {
-    until ip -6 -o address show dev eth0 scope global | grep -v tentative | grep -q inet6; do
+    until address6 | grep -q :; do
         usleep 100000
     done
-    echo "$(ip -6 -o address show dev eth0 scope global | awk '{ print $4; exit }') via $(gateway6)"
+    echo "$(address6) via $(gateway6)"
 }
 
 do_dns() {
@@ -75,34 +79,39 @@ do_ping() {
 }
 
 do_ping6() {
+    [ -n "$(gateway6)" ] || { echo "no IPv6 route"; return 1; }
     ping -6 -c 3 -i 0.2 -w 5 "$(gateway6)%eth0" | tee $work/out && grep -q ' 0% packet loss' $work/out || return
     tail -n 1 $work/out
 }
 
-# Keeps nothing: the sum is made while the bytes arrive; the server says what it should be.
+# The sum is made while the bytes arrive; the server says what it should be.
 do_download() {
-    wget -q -S -O - "http://$host:$http/download" 2>$work/headers | sha256sum | cut -d' ' -f1 >$work/sum
+    wget -q -S -O - "http://$host:$http/download" 2>$work/headers | tee $work/data |
+        sha256sum | cut -d' ' -f1 >$work/sum
     expected=$(tr -d '\r' <$work/headers | awk 'tolower($1) == "x-sha256:" { print $2; exit }')
     if [ -z "$expected" ] || [ "$expected" != "$(cat $work/sum)" ]; then
         echo "sha256 $(cat $work/sum), expected ${expected:-nothing, the server sent no X-SHA256}"
         return 1
     fi
-    echo "sha256 $expected"
+    echo "$(wc -c <$work/data) bytes, sha256 $expected"
 }
 
-# busybox's wget cuts a posted file at its first zero byte, so the request is written by hand.
+# Sends back what came; the server answers the sum of what it got.  busybox's wget cuts a posted
+# file at its first zero byte and nc copies kilobytes at a time, so "put" writes to the socket.
 do_upload() {
-    head -c "$size" /dev/urandom >$work/data
-    expected=$(sha256sum $work/data | cut -d' ' -f1)
-    {
-        printf 'PUT /upload HTTP/1.1\r\nHost: %s\r\nContent-Length: %s\r\n' "$host" "$size"
-        printf 'X-SHA256: %s\r\nConnection: close\r\n\r\n' "$expected"
-        cat $work/data
-    } | nc "$host" "$http" | tr -d '\r' >$work/answer
-    rm -f $work/data
+    [ -s $work/sum ] || { echo "nothing was downloaded to send back"; return 1; }
+    nc "$host" "$http" -e /bin/sh "$0" run put || return
     head -n 1 $work/answer | grep -q ' 20[0-9] ' || { head -n 1 $work/answer; return 1; }
-    grep -q "$expected" $work/answer || { echo "the host got other bytes: $(tail -n 1 $work/answer)"; return 1; }
-    echo "sha256 $expected"
+    grep -q "$(cat $work/sum)" $work/answer || { echo "the host got other bytes: $(tail -n 1 $work/answer)"; return 1; }
+    echo "$(wc -c <$work/data) bytes, sha256 $(cat $work/sum)"
+    rm -f $work/data
+}
+
+do_put() {
+    printf 'PUT /upload HTTP/1.1\r\nHost: %s\r\nContent-Length: %s\r\n' "$host" "$(wc -c <$work/data)"
+    printf 'Connection: close\r\n\r\n'
+    cat $work/data
+    tr -d '\r' >$work/answer
 }
 
 do_httpd() {
