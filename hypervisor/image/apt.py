@@ -100,7 +100,7 @@ class Apt:
         return self._known[name]
 
     def kernel(self, name: str) -> list[Package]:
-        """Return the packages with the kernel and modules that `name`, maybe a meta-package, means."""
+        """Return the packages with kernel and modules that `name`, maybe a meta-package, means."""
         return [p for p in self._closure([name], _KERNEL) if _KERNEL.match(p.name)]
 
     def with_libraries(self, names: Iterable[str]) -> list[Package]:
