@@ -1,3 +1,18 @@
 """Lightweight machines as a library: virtio devices and engines driven from asyncio."""
 
-__all__: list[str] = []
+from .engine.base import EngineError, Event, EventKind, Exit, ExitReason, State
+from .errors import HypervisorError, PeerError, UsageError
+from .machine import Machine
+
+__all__ = [
+    "EngineError",
+    "Event",
+    "EventKind",
+    "Exit",
+    "ExitReason",
+    "HypervisorError",
+    "Machine",
+    "PeerError",
+    "State",
+    "UsageError",
+]

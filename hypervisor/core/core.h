@@ -6,4 +6,7 @@
 
 uint32_t hv_frame_size(void);
 
+/* The processor's time stamp counter; 0 where there is none. */
+uint64_t hv_tsc(void);
+
 #endif

@@ -1,0 +1,138 @@
+"""A machine's serial console as a stream that never holds the guest back.
+
+What the guest prints is always taken; the last `capacity` bytes wait for whoever reads (older ones
+are dropped and counted), and all of it can go to a log file besides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from typing import BinaryIO
+
+from ..errors import UsageError
+
+CAPACITY = 1 << 20
+_WRITE_MAX = 1 << 20
+_READS_MAX = 16  # of 64 KiB, before others get their turn
+
+
+class Console:
+    """One end of a serial line; one reader at a time.
+
+    `async for line in console` yields text lines without their ends until the machine is gone;
+    `read()` yields bytes as they come.
+    """
+
+    def __init__(self, capacity: int = CAPACITY, log: BinaryIO | None = None) -> None:
+        self.capacity = capacity
+        self.dropped = 0  # bytes that nobody read in time
+        self.closed = False
+        self._log = log
+        self._pending = bytearray()
+        self._outgoing = bytearray()
+        self._changed = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self._sock: socket.socket | None = None
+        self._loop = asyncio.get_running_loop()
+
+    def attach(self, sock: socket.socket) -> None:
+        """Use `sock`, a connected stream socket, from now on; it becomes ours."""
+        sock.setblocking(False)
+        self._sock = sock
+        self._loop.add_reader(sock.fileno(), self._on_readable)
+
+    async def read(self, limit: int = 65536) -> bytes:
+        """Return up to `limit` bytes, waiting for the first; empty at the end."""
+        while not self._pending and not self.closed:
+            self._changed.clear()
+            await self._changed.wait()
+        data = bytes(self._pending[:limit])
+        del self._pending[:limit]
+        return data
+
+    async def readline(self) -> bytes:
+        """Return one line with its end; a last line may lack it, and at the end it is empty."""
+        searched, dropped = 0, self.dropped
+        while (end := self._pending.find(b"\n", searched)) < 0 and not self.closed:
+            searched = len(self._pending)
+            self._changed.clear()
+            await self._changed.wait()
+            searched, dropped = max(0, searched - (self.dropped - dropped)), self.dropped
+        return await self.read(end + 1 if end >= 0 else self.capacity)
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        while line := await self.readline():
+            yield line.decode("utf-8", "replace").rstrip("\r\n")
+
+    def write(self, data: bytes) -> None:
+        """Type `data` into the guest; see `drain` for large amounts."""
+        if self.closed or self._sock is None:
+            raise UsageError("the console is closed: the machine does not run")
+        if len(self._outgoing) + len(data) > _WRITE_MAX:
+            raise UsageError(f"more than {_WRITE_MAX} bytes wait for the guest: await drain()")
+        if not self._outgoing:
+            self._loop.add_writer(self._sock.fileno(), self._on_writable)
+        self._drained.clear()
+        self._outgoing += data
+
+    async def drain(self) -> None:
+        """Wait until everything written was taken by the machine."""
+        await self._drained.wait()
+
+    def close(self) -> None:
+        """End the stream: readers get what is left, then the end."""
+        if self._sock is not None:
+            if not self.closed:
+                self._on_readable()  # what the machine said last
+            self._loop.remove_reader(self._sock.fileno())
+            self._loop.remove_writer(self._sock.fileno())
+            self._sock.close()
+            self._sock = None
+        self._end()
+
+    def _on_readable(self) -> None:
+        assert self._sock is not None
+        try:
+            for _ in range(_READS_MAX):
+                data = self._sock.recv(65536)
+                if not data:
+                    break
+                self._take(data)
+            else:
+                return
+        except BlockingIOError:
+            return
+        except OSError:  # the other end is gone: as good as the end of the stream
+            pass
+        self._loop.remove_reader(self._sock.fileno())
+        self._end()
+
+    def _take(self, data: bytes) -> None:
+        if self._log is not None:
+            self._log.write(data)
+            self._log.flush()
+        self._pending += data
+        if (over := len(self._pending) - self.capacity) > 0:
+            del self._pending[:over]
+            self.dropped += over
+        self._changed.set()
+
+    def _on_writable(self) -> None:
+        assert self._sock is not None
+        try:
+            del self._outgoing[: self._sock.send(self._outgoing)]
+        except BlockingIOError:
+            return
+        except OSError:
+            self._outgoing.clear()
+        if not self._outgoing:
+            self._loop.remove_writer(self._sock.fileno())
+            self._drained.set()
+
+    def _end(self) -> None:
+        self.closed = True
+        self._changed.set()
+        self._drained.set()

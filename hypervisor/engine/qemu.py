@@ -1,0 +1,201 @@
+"""The engine `qemu`: a QEMU process steered over QMP, its NICs served by us over vhost-user.
+
+QMP and the serial console are socket pairs whose far ends QEMU inherits: nothing in the file
+system to find or to guard.  Only NICs need paths; they lie in a directory that is ours (0700).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import shutil
+import signal
+import socket
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
+
+from ..aio.console import Console
+from ..aio.process import Child
+from ..vhost.port import listen
+from . import host, tsc
+from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
+from .nics import Listen, Nics
+from .qemu_args import Wires, command_line
+
+START_TIMEOUT = 30.0
+COMMAND_TIMEOUT = 10.0
+_GOODBYE_TIMEOUT = 2.0
+
+# What QEMU's SHUTDOWN event gives as the reason (qapi/run-state.json, ShutdownCause).
+_REASONS = {
+    "guest-shutdown": ExitReason.POWER_OFF,
+    "guest-reset": ExitReason.REBOOT,  # also a triple fault: QEMU does not tell them apart
+    "guest-panic": ExitReason.PANIC,
+    "host-qmp-quit": ExitReason.KILLED,
+    "host-signal": ExitReason.KILLED,
+    "host-error": ExitReason.CRASHED,
+}
+_EVENTS = {
+    "STOP": EventKind.PAUSED,
+    "RESUME": EventKind.RESUMED,
+    "POWERDOWN": EventKind.POWER_BUTTON,
+    "GUEST_PANICKED": EventKind.PANIC,
+}
+_logger = logging.getLogger(__name__)
+
+
+class QemuEngine:
+    """One machine in one QEMU process; see `engine.base.Engine`."""
+
+    name = "qemu"
+
+    def __init__(self, *, qemu: str = host.QEMU, kvm: bool | None = None, ports: Listen = listen):
+        self._qemu = qemu
+        self.kvm = host.kvm().good if kvm is None else kvm
+        self._ports = ports
+        self.ended: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
+        self._undo = contextlib.ExitStack()
+        self._qmp: QMPClient | None = None
+        self._child: Child | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._shutdown: str | None = None  # the reason that QEMU gave
+        self._killing = False
+
+    async def start(self, config: Config, console: Console, notify: Notify) -> None:
+        """Run the machine; raise `EngineError` when QEMU does not start."""
+        program = shutil.which(self._qemu)
+        if program is None:
+            raise EngineError(f"{self._qemu} is not here: run apt-get install qemu-system-x86")
+        try:
+            self._spawn(program, config, console, notify)
+            await self._connect(notify)
+        except BaseException:
+            await self.close()
+            raise
+
+    def _spawn(self, program: str, config: Config, console: Console, notify: Notify) -> None:
+        place = self._undo.enter_context(tempfile.TemporaryDirectory(prefix="trikit-"))
+        nics = Nics(
+            config.nics,
+            Path(place),
+            self._ports,
+            lambda name: notify(EventKind.NIC_CONNECTED, name),
+        )
+        self._undo.callback(nics.close)
+        self._ours, qmp = socket.socketpair()
+        ours, serial = socket.socketpair()
+        with qmp, serial:
+            self._undo.callback(console.close)
+            console.attach(ours)
+            wires = Wires(qmp.fileno(), serial.fileno(), nics.sockets)
+            khz = 0 if self.kvm else tsc.frequency_khz()
+            command = command_line(config, wires, qemu=program, kvm=self.kvm, tsc_khz=khz)
+            _logger.debug("starting %s", command)
+            self._child = Child(command, (qmp.fileno(), serial.fileno()))
+
+    async def _connect(self, notify: Notify) -> None:
+        assert self._child is not None
+        self._ours.setblocking(False)
+        self._qmp = QMPClient()
+        self._qmp.logger = _quiet()
+        listener = EventListener()
+        self._qmp.register_listener(listener)
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                await self._qmp.connect(self._ours)
+        except (QMPError, TimeoutError) as error:
+            self._child.kill()
+            code = await asyncio.shield(self._child.returncode)
+            raise EngineError(self._obituary(code) or f"QEMU does not answer: {error}") from None
+        self._tasks = [
+            asyncio.create_task(self._follow(listener, notify)),
+            asyncio.create_task(self._bury(self._child, self._qmp)),
+        ]
+
+    async def _follow(self, listener: EventListener, notify: Notify) -> None:
+        async for message in listener:
+            self._on_event(message, notify)
+
+    def _on_event(self, message: Mapping[str, Any], notify: Notify) -> None:
+        name, data = message["event"], message.get("data", {})
+        if name == "SHUTDOWN":
+            self._shutdown = data.get("reason", "")
+        elif name in _EVENTS:
+            notify(_EVENTS[name], data.get("action", ""))
+
+    async def _bury(self, child: Child, qmp: QMPClient) -> None:
+        """Wait for the process, hear QMP out, and say how it ended."""
+        code = await child.returncode
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GOODBYE_TIMEOUT):
+                while qmp.runstate == Runstate.RUNNING:
+                    await qmp.runstate_changed()
+        await asyncio.sleep(0)  # the follower takes the last event before we judge
+        self.ended.set_result(self._judge(code))
+
+    def _judge(self, code: int) -> Exit:
+        if self._killing or code in {-signal.SIGKILL, -signal.SIGTERM}:
+            return Exit(ExitReason.KILLED, "killed by us" if self._killing else "QEMU was killed")
+        if code == 0 and self._shutdown is not None:
+            reason = _REASONS.get(self._shutdown, ExitReason.CRASHED)
+            return Exit(reason, self._shutdown)
+        return Exit(ExitReason.CRASHED, self._obituary(code))
+
+    def _obituary(self, code: int) -> str:
+        how = f"with status {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
+        words = self._child.last_words if self._child is not None else ""
+        return f"QEMU exited {how}: {words or 'it said nothing'}"
+
+    async def press_power_button(self) -> None:
+        """Press the ACPI power button."""
+        await self._execute("system_powerdown")
+
+    async def pause(self) -> None:
+        """Stop the virtual processors."""
+        await self._execute("stop")
+
+    async def resume(self) -> None:
+        """Let the virtual processors run again."""
+        await self._execute("cont")
+
+    async def _execute(self, command: str) -> object:
+        if self._qmp is None:
+            raise EngineError(f"cannot {command}: the machine does not run")
+        try:
+            async with asyncio.timeout(COMMAND_TIMEOUT):
+                return await self._qmp.execute(command)
+        except (QMPError, TimeoutError) as error:
+            raise EngineError(f"QEMU did not {command}: {error}") from None
+
+    def kill(self) -> None:
+        """Send SIGKILL to QEMU."""
+        self._killing = True
+        if self._child is not None:
+            self._child.kill()
+
+    async def close(self) -> None:
+        """Kill what runs, and leave no process, task, descriptor or file."""
+        self.kill()
+        if self._child is not None:
+            await asyncio.shield(self._child.returncode)
+        if self._tasks:
+            await asyncio.wait(self._tasks[1:])
+            self._tasks[0].cancel()
+            await asyncio.wait(self._tasks)
+        if self._qmp is not None:
+            with contextlib.suppress(QMPError, EOFError, OSError):
+                await self._qmp.disconnect()
+            self._qmp = None
+        self._undo.close()
+
+
+def _quiet() -> logging.Logger:
+    """Return a logger that keeps QMP's account of every disconnect out of the user's terminal."""
+    logger = logging.getLogger(f"{__name__}.qmp")
+    logger.setLevel(logging.CRITICAL)
+    return logger

@@ -1,0 +1,80 @@
+"""QEMU's command line for a machine: pure functions, so that every choice can be tested.
+
+The `microvm` board is used: no firmware tables to walk, no PCI to scan, virtio over MMIO found
+through ACPI.  Measured under emulation with Debian's 6.1 kernel as ELF: 1.8 s to init against
+2.3 s on `q35`; and QEMU 7.2's crash with vhost-user interrupts over PCI (MSI-X without KVM)
+cannot happen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from .base import Config
+
+# What every guest gets: a console, an end at panic instead of a wait, and no probing for what the
+# board does not have.  reboot=t because a triple fault is the one reset that every engine knows.
+CMDLINE = "console=ttyS0 panic=-1 reboot=t quiet pci=off random.trust_cpu=on"
+# Emulated processors have no speculation to guard against, and a clock that is right.
+CMDLINE_TCG = "mitigations=off tsc=reliable no_timer_check"
+# The TSC that TCG shows is the host's.  A guest that measures it against the emulated PIT fails on
+# a busy host, and hangs: one boot in three here, none with the frequency given.
+CMDLINE_TSC = "tsc_early_khz={khz}"
+
+
+@dataclass(frozen=True, slots=True)
+class Wires:
+    """What connects QEMU with us: inherited descriptors, and a socket for each NIC with its MAC."""
+
+    qmp: int
+    console: int
+    nics: Sequence[tuple[str, bytes]] = ()
+
+
+def command_line(
+    config: Config, wires: Wires, *, qemu: str, kvm: bool, tsc_khz: int = 0
+) -> list[str]:
+    """Return the program and its arguments; `tsc_khz` as `tsc.frequency_khz` gives it."""
+    args = [qemu, "-name", quoted(config.name), "-nodefaults", "-no-user-config"]
+    args += ["-display", "none", "-no-reboot"]
+    args += ["-machine", "microvm,acpi=on,pcie=off,rtc=on,memory-backend=ram"]
+    args += ["-accel", "kvm", "-cpu", "host"] if kvm else ["-accel", "tcg,thread=multi"]
+    args += ["-smp", str(config.cpus), "-m", f"size={config.memory >> 20}M"]
+    # Shared, so that a vhost-user device model outside QEMU can map it.
+    args += ["-object", f"memory-backend-memfd,id=ram,size={config.memory},share=on"]
+    args += ["-chardev", f"socket,id=qmp,fd={wires.qmp}", "-mon", "chardev=qmp,mode=control"]
+    args += ["-chardev", f"socket,id=com1,fd={wires.console}", "-serial", "chardev:com1"]
+    args += ["-device", "virtio-rng-device"]
+    for number, (path, mac) in enumerate(wires.nics):
+        args += nic(number, path, mac)
+    args += ["-kernel", str(config.kernel), "-append", cmdline(config.cmdline, kvm, tsc_khz)]
+    if config.initrd is not None:
+        args += ["-initrd", str(config.initrd)]
+    return [*args, *config.engine_args]
+
+
+def nic(number: int, path: str, mac: bytes) -> list[str]:
+    """Return the arguments of a virtio NIC whose back-end listens at `path`."""
+    return [
+        "-chardev",
+        f"socket,id=nic{number},path={quoted(path)}",
+        "-netdev",
+        f"vhost-user,id=net{number},chardev=nic{number}",
+        "-device",
+        f"virtio-net-device,netdev=net{number},mac={mac.hex(':')}",
+    ]
+
+
+def cmdline(users: str, kvm: bool, tsc_khz: int) -> str:
+    """Return the kernel's command line: ours, then the user's, who so has the last word."""
+    parts = [CMDLINE]
+    if not kvm:
+        parts.append(CMDLINE_TCG)
+        parts += [CMDLINE_TSC.format(khz=tsc_khz)] if tsc_khz else []
+    return " ".join([*parts, *([users] if users else [])])
+
+
+def quoted(value: str) -> str:
+    """Return `value` as QEMU's option parser takes it: a comma is written twice."""
+    return value.replace(",", ",,")

@@ -1,0 +1,245 @@
+"""`Machine`: one lightweight virtual machine with its devices and its life.
+
+    async with Machine(kernel=image.kernel, initrd=image.initrd, nics=[net.port("vm1")]) as vm:
+        async for line in vm.console:
+            ...
+        print((await vm.wait()).reason)
+
+Many may run in one process on one loop.  Leaving the block kills what still runs; `stop` is the
+graceful way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self
+
+from vpnstack.link.port import Jack
+
+from .aio.console import Console
+from .engine.base import (
+    TRANSITIONS,
+    Config,
+    Engine,
+    EngineError,
+    Event,
+    EventKind,
+    Exit,
+    ExitReason,
+    State,
+)
+from .engine.qemu import QemuEngine
+from .errors import UsageError
+
+ENGINES: dict[str, Callable[[], Engine]] = {"auto": QemuEngine, "qemu": QemuEngine}
+CPUS_MAX = 16
+_UNITS = {"": 1 << 20, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+_MEMORY_MIN = 32 << 20
+_EVENTS_MAX = 256
+_END = None
+
+
+def parse_memory(value: str | int) -> int:
+    """Return bytes for "256M", "1G" or a number, which counts MiB as HyperKit's `-m` does."""
+    match = re.fullmatch(r"(\d+)([KMGT]?)(i?B)?", str(value).strip(), re.IGNORECASE)
+    if match is None:
+        raise UsageError(f"memory is {value!r}, expected a size such as 256M or 1G")
+    size = int(match[1]) * _UNITS[match[2].upper()]
+    if size < _MEMORY_MIN or size % (1 << 20):
+        raise UsageError(f"memory is {value!r}, expected whole MiB and at least 32M")
+    return size
+
+
+class Machine:
+    """A virtual machine; see the module's docstring for its use."""
+
+    def __init__(
+        self,
+        kernel: Path | str,
+        initrd: Path | str | None = None,
+        *,
+        cmdline: str = "",
+        memory: str | int = "256M",
+        cpus: int = 1,
+        nics: Sequence[Jack] = (),
+        name: str = "vm",
+        engine: str = "auto",
+        engine_args: Sequence[str] = (),
+        console_log: BinaryIO | None = None,
+    ) -> None:
+        """Describe a machine; raise `UsageError` for what can never run.
+
+        `cmdline` follows the defaults that every guest needs, so it has the last word.
+        `engine_args` go to the engine as they are (QEMU's own arguments).  `console_log` gets
+        everything the guest prints.
+        """
+        if engine not in ENGINES:
+            raise UsageError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
+        if not 1 <= cpus <= CPUS_MAX:
+            raise UsageError(f"cpus is {cpus}, expected 1 to {CPUS_MAX}")
+        self.config = Config(
+            name=name,
+            kernel=_readable(kernel, "kernel"),
+            initrd=None if initrd is None else _readable(initrd, "initrd"),
+            cmdline=cmdline,
+            memory=parse_memory(memory),
+            cpus=cpus,
+            nics=tuple(nics),
+            engine_args=tuple(engine_args),
+        )
+        self.name = name
+        self.state = State.CREATED
+        self.started_at = 0.0  # on the loop's clock
+        self._engine_name = engine
+        self._console_log = console_log
+        self._console: Console | None = None
+        self._engine: Engine | None = None
+        self._exit: Exit | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._gone = asyncio.Event()
+        self._listeners: set[asyncio.Queue[Event | None]] = set()
+
+    @property
+    def console(self) -> Console:
+        """The serial console; there once the machine was started."""
+        if self._console is None:
+            raise UsageError(f"machine {self.name} was not started")
+        return self._console
+
+    @property
+    def engine(self) -> Engine:
+        """What runs the machine; there once it was started."""
+        if self._engine is None:
+            raise UsageError(f"machine {self.name} was not started")
+        return self._engine
+
+    async def start(self) -> None:
+        """Run the machine; raise `EngineError` with the reason when it does not start."""
+        self._move(State.STARTING)
+        loop = asyncio.get_running_loop()
+        self.started_at = loop.time()
+        self._console = Console(log=self._console_log)
+        self._engine = ENGINES[self._engine_name]()
+        try:
+            await self._engine.start(self.config, self._console, self._notify)
+        except BaseException as error:
+            self._finish(Exit(ExitReason.FAILED, str(error)))
+            raise
+        self._move(State.RUNNING)
+        self._notify(EventKind.STARTED, self._engine.name)
+        self._keeper = loop.create_task(self._keep(self._engine))
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.kill()
+
+    async def wait(self) -> Exit:
+        """Wait for the end and return how it came."""
+        if self.state is State.CREATED:
+            raise UsageError(f"machine {self.name} was not started")
+        await self._gone.wait()
+        assert self._exit is not None
+        return self._exit
+
+    async def stop(self, timeout: float = 10.0) -> Exit:
+        """Press the power button, wait up to `timeout` seconds for the guest, then kill."""
+        try:
+            if self.state is State.PAUSED:
+                await self.resume()
+            if self.state is State.RUNNING:
+                await self.engine.press_power_button()
+                async with asyncio.timeout(timeout):
+                    return await self.wait()
+        except (TimeoutError, EngineError):
+            pass
+        return await self.kill()
+
+    async def kill(self) -> Exit:
+        """End the machine at once; return how it ended, which may have been earlier."""
+        if self.state is not State.ENDED:
+            self.engine.kill()
+        return await self.wait()
+
+    async def pause(self) -> None:
+        """Stop the virtual processors; a paused machine stays as it is."""
+        if self.state is not State.PAUSED:
+            self._must_be(State.RUNNING)
+            await self.engine.pause()
+            self._move(State.PAUSED)
+
+    async def resume(self) -> None:
+        """Let a paused machine go on; a running one does."""
+        if self.state is not State.RUNNING:
+            self._must_be(State.PAUSED)
+            await self.engine.resume()
+            self._move(State.RUNNING)
+
+    def status(self) -> State:
+        """Return where the machine is in its life."""
+        return self.state
+
+    async def events(self) -> AsyncIterator[Event]:
+        """Yield what happens from now to the end; a slow reader loses the oldest."""
+        queue: asyncio.Queue[Event | None] = asyncio.Queue(_EVENTS_MAX)
+        if self.state is State.ENDED:
+            return
+        self._listeners.add(queue)
+        try:
+            while (event := await queue.get()) is not _END:
+                yield event
+        finally:
+            self._listeners.discard(queue)
+
+    async def _keep(self, engine: Engine) -> None:
+        exit_ = await engine.ended
+        await engine.close()
+        self._finish(exit_)
+
+    def _finish(self, exit_: Exit) -> None:
+        self._exit = exit_
+        self._move(State.ENDED)
+        self._notify(EventKind.ENDED, exit_.reason.value)
+        for queue in self._listeners:
+            _offer(queue, _END)
+        self._gone.set()
+
+    def _notify(self, kind: EventKind, detail: str) -> None:
+        event = Event(kind, asyncio.get_running_loop().time(), detail)
+        for queue in self._listeners:
+            _offer(queue, event)
+
+    def _move(self, state: State) -> None:
+        if state not in TRANSITIONS[self.state]:
+            raise UsageError(f"machine {self.name} is {self.state.value}, cannot be {state.value}")
+        self.state = state
+
+    def _must_be(self, state: State) -> None:
+        if self.state is not state:
+            raise UsageError(f"machine {self.name} is {self.state.value}, expected {state.value}")
+
+
+def _offer(queue: asyncio.Queue[Event | None], item: Event | None) -> None:
+    if queue.full():
+        queue.get_nowait()
+    queue.put_nowait(item)
+
+
+def _readable(path: Path | str, what: str) -> Path:
+    try:
+        with open(path, "rb") as file:
+            file.read(1)
+    except OSError as error:
+        raise UsageError(f"cannot read the {what} {path}: {error.strerror}") from None
+    return Path(path).absolute()
