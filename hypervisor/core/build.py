@@ -20,8 +20,14 @@ ffi.set_source(
     sources=[str(HERE / name) for name in SOURCES],
     include_dirs=[str(HERE), str(FRAME)],
     depends=[str(HERE / "core.h"), str(FRAME / "frame.h")],
-    extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter",
-                        "-fvisibility=hidden"],
+    extra_compile_args=[
+        "-O2",
+        "-std=gnu11",
+        "-Wall",
+        "-Wextra",
+        "-Wno-unused-parameter",
+        "-fvisibility=hidden",
+    ],
 )
 
 if __name__ == "__main__":

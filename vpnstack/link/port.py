@@ -115,4 +115,3 @@ class Listener(Protocol):
 
     def close(self) -> None:
         """Stop listening and remove what was made in the file system; accepted ports live on."""
-
