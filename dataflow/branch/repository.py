@@ -13,7 +13,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from ..errors import UsageError
 from ..store.base import HEADS, Oid, Store
@@ -24,9 +24,12 @@ from ..tree.diff import Difference, diff
 from ..tree.merge import Driver
 from ..tree.paths import parse, text
 from .engine import DEFAULT_AUTHOR, Committed, Engine, check_branch
+from .follow import Follower
 from .transaction import Transaction
 from .watch import Watch
 from .worker import Worker
+
+W = TypeVar("W", Watch, Follower)
 
 
 class Branch:
@@ -120,7 +123,7 @@ class Repository:
         self.worker = Worker()
         self.poll_interval = poll_interval
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._watches: dict[str, set[Watch]] = {}
+        self._watches: dict[str, set[Watch | Follower]] = {}
         self._poller: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -187,12 +190,21 @@ class Repository:
             first_parent=first_parent,
             on_close=self._unwatch,
         )
-        self._watches.setdefault(branch, set()).add(watch)
-        if self._poller is None:
+        return self._register(watch)
+
+    def follow(self, branch: str) -> Follower:
+        """Stream a branch's head: the present one first, then the newest after each change."""
+        if self._loop is None or self._closed:
+            raise UsageError("follow: the repository is not open in an event loop (async with)")
+        return self._register(Follower(self.engine, self.worker, branch, self._unwatch))
+
+    def _register(self, watch: W) -> W:
+        self._watches.setdefault(watch.branch, set()).add(watch)
+        if self._poller is None and self._loop is not None:
             self._poller = self._loop.create_task(self._poll(), name="dataflow-poll")
         return watch
 
-    def _unwatch(self, watch: Watch) -> None:
+    def _unwatch(self, watch: Watch | Follower) -> None:
         watches = self._watches.get(watch.branch, set())
         watches.discard(watch)
         if not watches:

@@ -89,7 +89,7 @@ def advance(objects: Objects, position: Position, head: Oid, *, line_only: bool 
 
 
 def _anchors(objects: Objects, at: Oid | None, head: Oid) -> tuple[Oid, ...] | None:
-    """Return every PIECE-th commit of the line from `head` down to `at`; None if `at` is not there."""
+    """Return every PIECE-th commit from `head` down to `at`; None if `at` is not on the line."""
     floor = objects.commit(at).commit_time if at else 0
     found = [head]
     here: Oid | None = head

@@ -50,7 +50,6 @@ class Transaction:
         message: str = "",
         author: str | None = None,
         worker: Worker | None = None,
-        on_close: Callable[[Transaction], object] | None = None,
     ) -> None:
         self.engine = engine
         self.branch = check_branch(branch)
@@ -65,9 +64,17 @@ class Transaction:
         self.base: Oid | None = None
         self._conflicts: set[Path] = set()
         self._worker = worker
-        self._on_close = on_close
+        self._on_close: list[Callable[[], object]] = []
         self.version = 0  # rises with each edit
         self._tree = Overlay(engine.objects, engine.tree(self.origin).oid)
+
+    def on_close(self, callback: Callable[[], object]) -> None:
+        """Call `callback` once when the transaction has been committed or closed."""
+        self._on_close.append(callback)
+
+    def tree_now(self) -> Oid:
+        """Put the tree as it is into the store, not yet durable; return its id.  Blocking."""
+        return self._open().store()
 
     # Reading.
 
@@ -96,6 +103,10 @@ class Transaction:
     def stat(self, path: str | bytes) -> Stat:
         """Return mode and size of what is at `path`."""
         return self._open().stat(parse(path))
+
+    def mode(self, path: str | bytes) -> int:
+        """Return the Git mode of what is at `path`."""
+        return self._open().mode(parse(path))
 
     def exists(self, path: str | bytes) -> bool:
         """Say whether something is at `path`."""
@@ -165,7 +176,11 @@ class Transaction:
 
     async def commit(self) -> Committed:
         """Commit and close; on an error the transaction stays open."""
-        return await self._run(self.commit_now)
+        try:
+            return await self._run(self.commit_now)
+        finally:
+            if self.closed:
+                self._closed()
 
     async def merge(self, commit: str) -> tuple[str, ...]:
         """Merge a commit (or branch) into the tree and the parents; return the conflicts."""
@@ -230,11 +245,16 @@ class Transaction:
         """Give up; nothing is committed.  Closing again does nothing."""
         if self.state is State.OPEN:
             self._end()
+            self._closed()
 
     def _end(self) -> None:
         self.state = State.CLOSED
-        if self._on_close is not None:
-            self._on_close(self)
+        if self._worker is None:
+            self._closed()
+
+    def _closed(self) -> None:
+        while self._on_close:
+            self._on_close.pop()()
 
     async def __aenter__(self) -> Self:
         return self

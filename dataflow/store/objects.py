@@ -82,10 +82,13 @@ class Cache(Generic[K, V]):
 class Objects:
     """Reads and writes typed objects of a `Store`."""
 
-    def __init__(self, store: Store, *, trees: int = 4096, commits: int = 16384) -> None:
+    def __init__(
+        self, store: Store, *, trees: int = 4096, commits: int = 16384, sizes: int = 65536
+    ) -> None:
         self.store = store
         self._trees: Cache[Oid, Entries] = Cache(trees)
         self._commits: Cache[Oid, Commit] = Cache(commits)
+        self._sizes: Cache[Oid, int] = Cache(sizes)
 
     def tree(self, oid: Oid) -> Entries:
         """Return a tree's entries, in no order to rely on; do not change the mapping."""
@@ -126,6 +129,10 @@ class Objects:
     def blob(self, oid: Oid) -> bytes:
         """Return a file's octets."""
         return self._read(oid, Kind.BLOB)
+
+    def size(self, oid: Oid) -> int:
+        """Return a file's size in octets."""
+        return self._sizes.get(oid, lambda o: len(self.blob(o)))
 
     def kind(self, oid: Oid) -> Kind:
         """Return what sort of object this is."""

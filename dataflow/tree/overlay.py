@@ -80,7 +80,14 @@ class Overlay:
             return Stat(DIRECTORY, 0)
         if node.data is not None:
             return Stat(node.mode, len(node.data))
-        return Stat(node.mode, len(self._content(node)))
+        if node.oid is None or node.mode == SUBMODULE:
+            return Stat(node.mode, 0)
+        return Stat(node.mode, self.objects.size(node.oid))
+
+    def mode(self, path: Path) -> int:
+        """Return the Git mode of what is at `path`; `NotFoundError`."""
+        node = self._get(path)
+        return DIRECTORY if isinstance(node, Node) else node.mode
 
     def exists(self, path: Path) -> bool:
         """Say whether something is at `path`."""
@@ -167,11 +174,10 @@ class Overlay:
 
     def chmod(self, path: Path, *, executable: bool) -> None:
         """Set or clear a file's only permission Git keeps."""
-        parent, name = self._parent(path)
         leaf = self._leaf(path)
         if leaf.mode not in {FILE, EXECUTABLE}:
             raise UsageError("Can't chmod special file")
-        parent.names[name] = Leaf(EXECUTABLE if executable else FILE, leaf.oid, leaf.data)
+        leaf.mode = EXECUTABLE if executable else FILE
 
     def remove(self, path: Path, *, recursive: bool = False) -> None:
         """Remove a file or a directory, which must be empty unless `recursive`."""
