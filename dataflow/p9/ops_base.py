@@ -147,7 +147,8 @@ async def _read_dir(state: State, fid: Fid, offset: int, room: int) -> bytes:
         fid.listing, fid.cookie, fid.offset = tuple(await directory.entries(fid.ctx)), 0, 0
     if offset != fid.offset:
         raise P9Error(errno.EINVAL, "Can't seek in a directory")
-    out, used = [], 0
+    out: list[bytes] = []
+    used = 0
     while fid.cookie < len(fid.listing):
         raw = await _entry(state, fid, fid.listing[fid.cookie].name)
         if len(raw) > room - used:

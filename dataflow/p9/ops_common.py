@@ -71,7 +71,8 @@ async def _walk_in_place(fid: Fid, names: tuple[str, ...]) -> Message:
 
 
 async def _walk(fid: Fid, names: tuple[str, ...]) -> tuple[Any, tuple[Qid, ...]]:
-    place, qids = fid.place, []
+    place = fid.place
+    qids: list[Qid] = []
     for name in names:
         try:
             place = await step(place, name, fid.ctx)

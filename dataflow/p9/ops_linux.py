@@ -115,7 +115,8 @@ async def t_readdir(state: State, t: Treaddir) -> Message:
 
 
 def _pack(fid: Fid, cookie: int, room: int) -> bytes:
-    out, used = [], 0
+    out: list[bytes] = []
+    used = 0
     for i in range(cookie, len(fid.listing)):
         name, qid = fid.listing[i]
         raw = dirent.emit(dirent.Dirent(qid, i + 1, dirent.dirent_type(qid), name))
