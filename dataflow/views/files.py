@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import errno
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Generic, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 from ..branch.change import Change, ChangeKind
-from ..branch.follow import Follower
-from ..branch.watch import Watch
 from ..errors import DataflowError, UsageError
 from ..p9.const import OpenFlag
 from ..p9.errors import P9Error
@@ -21,6 +19,7 @@ from ..tree.tree import find
 from .base import Hub, answers
 
 S = TypeVar("S")
+S_co = TypeVar("S_co", covariant=True)
 TEXT_MAX = 1 << 20
 LETTERS = {git.DIRECTORY: "D", git.FILE: "F", git.EXECUTABLE: "X", git.SYMLINK: "L"}
 
@@ -117,7 +116,7 @@ class _EditHandle(Handle):
 def command_file(
     key: tuple[str, ...], run: Callable[[str], Awaitable[str]], *, mode: int = 0o600
 ) -> ControlFile:
-    """Return a file of commands: an error is the answer to the write, its text what a read gives."""
+    """Return a file of commands; an error answers the write, and its text is read back."""
 
     async def runs(command: str, ctx: Context) -> str:
         try:
@@ -134,15 +133,22 @@ def command_file(
     return file
 
 
+class Events(Protocol[S_co]):
+    """A stream that can be closed: `Watch`, `Follower`."""
+
+    async def __anext__(self) -> S_co: ...
+
+    async def aclose(self) -> None:
+        """End the stream."""
+
+
 class Lines(Generic[S]):
     """An async iterator of lines made from a stream of events; None from `line` skips one.
 
     Cancelling a wait loses nothing, as with the streams below it.
     """
 
-    def __init__(
-        self, source: Follower | Watch, line: Callable[[S], Awaitable[str | None]]
-    ) -> None:
+    def __init__(self, source: Events[S], line: Callable[[S], Awaitable[str | None]]) -> None:
         self._source = source
         self._line = line
         self._event: S | None = None
@@ -154,7 +160,7 @@ class Lines(Generic[S]):
     async def __anext__(self) -> bytes:
         while True:
             if not self._has_event:
-                self._event = await anext(self._source)  # type: ignore[assignment]
+                self._event = await self._source.__anext__()
                 self._has_event = True
             line = await self._line(self._event)  # type: ignore[arg-type]
             self._has_event = False

@@ -79,7 +79,7 @@ class TreeDir(Directory):
     def _node(self, name: bytes, entry: git.Entry, when: int) -> Node:
         if entry.is_dir:
             return TreeDir(self._hub, self._key, self._source, (*self._path, name))
-        key = (self._key, *self._path, name)
+        key: tuple[str | bytes, ...] = (self._key, *self._path, name)
         if entry.mode == git.SUBMODULE:
             return Directory()
         return file_node(self._hub, key, entry, when)

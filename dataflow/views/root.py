@@ -5,15 +5,16 @@ from __future__ import annotations
 import errno
 import json
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
+from ..branch.repository import Repository
 from ..errors import ExistsError, InvalidHashError, NotFoundError, UsageError
 from ..p9.errors import P9Error
 from ..p9.nodes import StaticDir, StaticFile
 from ..p9.tree import Context, Directory, Entry, Node, path_id
 from ..store import objects as git
 from ..store.base import Kind, Oid
-from .base import Hub, answers
+from .base import LEASE, Hub, answers
 from .branches import BranchesDir
 from .files import LETTERS, EditFile, TextFile
 from .ro import TreeDir, file_node, fixed_source
@@ -30,13 +31,14 @@ _LEVELS = {
 }
 
 
-def repository_root(hub: Hub) -> Callable[[Context], Node]:
-    """Return the root factory of a 9P server for one repository.
+def repository_root(repo: Repository, *, lease: float = LEASE) -> Node:
+    """Return the root of the tree that 9P clients of `repo` see: `Server(repository_root(repo))`.
 
-    The tree is DataKit's, plus nested branch names and branch/B/diff.  Attaching with the name of
-    a directory in it (aname) is the server's work.
+    The tree is DataKit's, plus nested branch names and branch/B/diff.  A transaction outlives the
+    last connection that used it by `lease` seconds.
     """
-    root = StaticDir(
+    hub = Hub(repo, lease=lease)
+    return StaticDir(
         {
             "branch": BranchesDir(hub),
             "snapshots": SnapshotsDir(hub),
@@ -46,7 +48,6 @@ def repository_root(hub: Hub) -> Callable[[Context], Node]:
             "debug": StaticDir({"src": StaticDir({"dataflow": debug_dir("dataflow")})}),
         }
     )
-    return lambda ctx: root
 
 
 class SnapshotsDir(Directory):
