@@ -6,7 +6,7 @@ import errno
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from .const import WALK_MAX
+from .const import WALK_MAX, Dialect
 from .errors import P9Error
 from .fids import Fid, XattrRead, XattrWrite
 from .messages import (
@@ -47,13 +47,15 @@ async def t_walk(state: State, t: Twalk) -> Message:
     fid = state.fids.get(t.fid)
     if len(t.names) > WALK_MAX:
         raise P9Error(errno.EINVAL, f"Walk of {len(t.names)} names: at most {WALK_MAX}")
-    if fid.xattr is not None or (fid.open and t.names):
+    # walk(5) forbids walking from an open fid; .L servers allow it, and diodls does it.
+    stuck = fid.open and t.names and (state.dialect is not Dialect.LINUX or t.fid == t.newfid)
+    if fid.xattr is not None or stuck:
         raise P9Error(errno.EBADF, "Can't walk from an open fid")
     if t.newfid == t.fid:
-        return await _walk_in_place(fid, t.names)
+        return await _walk_in_place(state, fid, t.names)
     state.fids.reserve(t.newfid)
     try:
-        place, qids = await _walk(fid, t.names)
+        place, qids = await _walk(state, fid, t.names)
         if len(qids) == len(t.names):
             state.fids.put(t.newfid, Fid(place, fid.ctx))
         return Rwalk(qids)
@@ -61,8 +63,8 @@ async def t_walk(state: State, t: Twalk) -> Message:
         state.fids.release(t.newfid)
 
 
-async def _walk_in_place(fid: Fid, names: tuple[str, ...]) -> Message:
-    place, qids = await _walk(fid, names)
+async def _walk_in_place(state: State, fid: Fid, names: tuple[str, ...]) -> Message:
+    place, qids = await _walk(state, fid, names)
     if names and fid.open:
         raise P9Error(errno.EBADF, "Fid was opened while it walked")
     if len(qids) == len(names):
@@ -70,12 +72,12 @@ async def _walk_in_place(fid: Fid, names: tuple[str, ...]) -> Message:
     return Rwalk(qids)
 
 
-async def _walk(fid: Fid, names: tuple[str, ...]) -> tuple[Any, tuple[Qid, ...]]:
+async def _walk(state: State, fid: Fid, names: tuple[str, ...]) -> tuple[Any, tuple[Qid, ...]]:
     place = fid.place
     qids: list[Qid] = []
     for name in names:
         try:
-            place = await step(place, name, fid.ctx)
+            place = await step(state, place, name, fid.ctx)
         except (P9Error, OSError):
             if not qids:  # walk(5): only the first name's failure is an error
                 raise

@@ -70,8 +70,13 @@ async def attach(state: State, fid: int, afid: int, uname: str, aname: str, n_un
         state.fids.release(fid)
 
 
-async def step(place: Place, name: str, ctx: Context) -> Place:
-    """Walk one name; `..` leads up, and stays at the root."""
+async def step(state: State, place: Place, name: str, ctx: Context) -> Place:
+    """Walk one name; `..` leads up, and stays at the root.
+
+    9P2000 has no "."; in .L it may come from a directory listing (diodls walks it).
+    """
+    if name == "." and state.dialect is Dialect.LINUX:
+        return place
     if name == "..":
         _ = place.directory
         return place.parent or place
