@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import functools
 import itertools
 import pwd
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, ParamSpec, TypeVar
 
 from ..branch.repository import Repository
 from ..branch.transaction import Transaction
 from ..errors import DataflowError, ExistsError, NotFoundError, UsageError
+from ..p9.const import OpenFlag
 from ..p9.errors import P9Error
-from ..p9.tree import Context, Node, SessionScope
+from ..p9.nodes import StaticDir
+from ..p9.tree import Context, Directory, File, Handle, Node, SessionScope, path_id
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -38,6 +41,32 @@ def answers(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutin
             raise P9Error(err.errno, str(err)) from err
 
     return wrapped
+
+
+class FixedDir(Directory):
+    """A directory whose files exist by themselves: creating one opens it, as `>` in shells asks."""
+
+    mode = 0o755
+
+    async def create(self, name: str, flags: int, mode: int, ctx: Context) -> tuple[Node, Handle]:
+        """Open the file of that name; EPERM if there is none."""
+        try:
+            node = await self.lookup(name, ctx)
+        except P9Error as err:
+            raise P9Error(errno.EPERM, "Directory is read-only") from err
+        if flags & OpenFlag.EXCL:
+            raise P9Error(errno.EEXIST, "Already exists")
+        if not isinstance(node, File):
+            raise P9Error(errno.EISDIR, "Is a directory")
+        return node, await node.open(flags & ~OpenFlag.CREAT, ctx)
+
+
+class NamedDir(FixedDir, StaticDir):
+    """A `StaticDir` with a stable number."""
+
+    def __init__(self, key: tuple[str, ...], children: Mapping[str, Node]) -> None:
+        super().__init__(children)
+        self._qid_path = path_id(*key)
 
 
 class Lease:

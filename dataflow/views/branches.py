@@ -11,7 +11,7 @@ from ..p9.nodes import StreamFile
 from ..p9.tree import Buffer, Context, Directory, Entry, Node, Qid, path_id
 from ..tree.paths import ROOT, Path, check_name, text
 from ..tree.tree import find
-from .base import Hub, answers
+from .base import FixedDir, Hub, answers
 from .files import TextFile, command_file, head_lines, reflog_lines, tree_lines
 from .ro import TreeDir, head_source
 from .transactions import DiffDir, TransactionsDir, tree_differs
@@ -96,7 +96,7 @@ class BranchesDir(Directory):
             await self._hub.repo.branch(old).rename(new)
 
 
-class BranchDir(Directory):
+class BranchDir(FixedDir):
     """One branch.  While it has no commit, mkdir in it makes a branch below its name instead."""
 
     mode = 0o755

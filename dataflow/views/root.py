@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from ..branch.repository import Repository
 from ..errors import ExistsError, InvalidHashError, NotFoundError, UsageError
 from ..p9.errors import P9Error
-from ..p9.nodes import StaticDir, StaticFile
-from ..p9.tree import Context, Directory, Entry, Node, path_id
+from ..p9.nodes import StaticFile
+from ..p9.tree import Context, Directory, Entry, Node
 from ..store import objects as git
 from ..store.base import Kind, Oid
-from .base import LEASE, Hub, answers
+from .base import LEASE, Hub, NamedDir, answers
 from .branches import BranchesDir
 from .files import LETTERS, EditFile, TextFile
 from .ro import TreeDir, file_node, fixed_source
@@ -38,15 +38,17 @@ def repository_root(repo: Repository, *, lease: float = LEASE) -> Node:
     last connection that used it by `lease` seconds.
     """
     hub = Hub(repo, lease=lease)
-    return StaticDir(
+    debug = {"dataflow": debug_dir("dataflow")}
+    return NamedDir(
+        ("root",),
         {
             "branch": BranchesDir(hub),
             "snapshots": SnapshotsDir(hub),
             "trees": TreesDir(hub),
             "commits": CommitsDir(hub),
             "remotes": RemotesDir(hub),
-            "debug": StaticDir({"src": StaticDir({"dataflow": debug_dir("dataflow")})}),
-        }
+            "debug": NamedDir(("debug",), {"src": NamedDir(("src",), debug)}),
+        },
     )
 
 
@@ -64,7 +66,8 @@ class SnapshotsDir(Directory):
         repo = self._hub.repo
         commit = await repo.worker.read(commit_or_missing, self._hub, name)
         key = ("snapshots", name)
-        node = StaticDir(
+        return NamedDir(
+            key,
             {
                 "ro": TreeDir(
                     self._hub, commit.tree, fixed_source(commit.tree, commit.commit_time)
@@ -75,10 +78,8 @@ class SnapshotsDir(Directory):
                 "diff": DiffDir(
                     self._hub, (*key, "diff"), tree_differs(self._hub, lambda: commit.tree)
                 ),
-            }
+            },
         )
-        node._qid_path = path_id(*key)
-        return node
 
 
 class CommitsDir(Directory):
@@ -143,7 +144,8 @@ class RemotesDir(Directory):
             return b"\n"
 
         key = ("remotes", name)
-        node = StaticDir(
+        return NamedDir(
+            key,
             {
                 "url": EditFile(
                     (*key, "url"),
@@ -151,10 +153,8 @@ class RemotesDir(Directory):
                     lambda text: remotes.__setitem__(name, text),
                 ),
                 "head": TextFile((*key, "head"), head),
-            }
+            },
         )
-        node._qid_path = path_id(*key)
-        return node
 
     @answers
     async def lookup(self, name: str, ctx: Context) -> Node:
@@ -214,22 +214,28 @@ def commit_json(commit: git.Commit) -> dict[str, Oid | int | list[Oid]]:
     }
 
 
-def debug_dir(name: str) -> StaticDir:
+def debug_dir(name: str) -> Directory:
     """Return debug/src/<name>: what it logs, and its level, which can be written."""
     logger = logging.getLogger(name)
 
+    cut: list[bool] = []
+
     def get() -> str:
+        if cut:
+            return ""
         level = logger.getEffectiveLevel()
         return next((k for k, v in _LEVELS.items() if v >= level), "quiet") + "\n"
 
     def put(text: str) -> None:
         word = text.strip()
+        cut.clear()
         if not word:
-            return  # the truncation before the write
+            cut.append(True)  # a shell truncates before it writes
+            return
         if word not in _LEVELS:
             raise UsageError(f"level: expected one of {', '.join(_LEVELS)}, found {word!r}")
         logger.setLevel(_LEVELS[word])
 
     key = ("debug", "src", name)
     doc = StaticFile(f"everything {name} logs\n".encode())
-    return StaticDir({"doc": doc, "level": EditFile((*key, "level"), get, put)})
+    return NamedDir(key, {"doc": doc, "level": EditFile((*key, "level"), get, put)})

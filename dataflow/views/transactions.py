@@ -12,7 +12,7 @@ from ..p9.tree import Context, Directory, Entry, Node, path_id
 from ..store.base import Oid
 from ..tree.diff import Difference, diff
 from ..tree.paths import check_name
-from .base import Hub, Lease, answers
+from .base import FixedDir, Hub, Lease, answers
 from .files import EditFile, TextFile, command_file
 from .ro import TreeDir, fixed_source
 from .rw import RwDir, RwTree
@@ -70,7 +70,7 @@ class TransactionsDir(Directory):
         raise P9Error(errno.EPERM, "Directory is read-only")
 
 
-class TransactionDir(Directory):
+class TransactionDir(FixedDir):
     """One transaction."""
 
     mode = 0o755
