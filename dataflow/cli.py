@@ -153,7 +153,10 @@ async def _listen(server: Server, address: str, insecure: bool) -> str:
         return await server.listen_unix(rest)
     host, _, port = rest.rpartition(":")
     if kind == "tcp" and host and port.isdecimal() and int(port) < 65536:
-        return await server.listen_tcp(host.strip("[]"), int(port), insecure=insecure)
+        try:
+            return await server.listen_tcp(host.strip("[]"), int(port), insecure=insecure)
+        except NineError as err:
+            raise UsageError(f"{address}: {err}; 9P has no passwords: see --insecure") from err
     raise UsageError(f"--listen: expected unix:PATH or tcp:HOST:PORT, found {address!r}")
 
 

@@ -97,8 +97,12 @@ class Lease:
     def _left(self, session: SessionScope) -> None:
         self._users.discard(session)
         if not self._users and not self.transaction.closed:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(self._hub.lease, self.transaction.close)
+            self._timer = asyncio.get_running_loop().call_later(self._hub.lease, self._expire)
+
+    def _expire(self) -> None:
+        self.transaction.close()
+        if not self.transaction.closed:  # a commit runs; if it fails, the lease runs again
+            self._timer = asyncio.get_running_loop().call_later(self._hub.lease + 1, self._expire)
 
     def stop_timer(self) -> None:
         """Stop the clock that would close the transaction."""

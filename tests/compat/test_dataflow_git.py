@@ -63,7 +63,10 @@ NAMES = ["a", "b", "c", "d/a", "d/b", "d/e/f", "g", "g/h", "a/x"]
 
 
 def random_files(rng: random.Random, base: dict | None = None) -> dict:
-    """Change a few files of `base`; no path is both a file and a directory."""
+    """Change a few files of `base`; no path is a file and a directory, no content has two paths.
+
+    (git 2.39's merge-tree looks for renames whatever its configuration says.)
+    """
     files = dict(base or {})
     for _ in range(rng.randint(1, 5)):
         path = rng.choice(NAMES)
@@ -72,7 +75,7 @@ def random_files(rng: random.Random, base: dict | None = None) -> dict:
         if rng.random() < 0.25:
             files.pop(path, None)
         else:
-            files[path] = (rng.choice([FILE, FILE, EXECUTABLE]), rng.choice("12345"))
+            files[path] = (rng.choice([FILE, FILE, EXECUTABLE]), path + rng.choice("12345"))
     return files
 
 
@@ -101,7 +104,7 @@ def test_diff_and_merge_equal_gits(tmp_path) -> None:
         mine = {f"{d.status}\t{text(d.path)}" for d in diff(objects, trees[0], trees[1])}
         args = ("diff-tree", "-r", "--no-renames", "--name-status", trees[0], trees[1])
         assert mine == set(git(store.path, *args).splitlines()), case
-        args = ("-c", "merge.renames=false", "merge-tree", "--write-tree", ours, theirs)
+        args = ("merge-tree", "--write-tree", ours, theirs)
         said = git(store.path, *args, ok=(0, 1)).splitlines()
         conflicted = len(said) > 1
         assert conflicted == bool(merged.conflicts), (case, said, merged.conflicts)
