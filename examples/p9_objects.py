@@ -23,12 +23,14 @@ async def shout(command: str, ctx: Context) -> str:
 
 
 async def main() -> None:
-    root = StaticDir({
-        "hello": StaticFile(b"hello, world\n"),
-        "now": StaticFile(lambda: time.ctime().encode() + b"\n"),
-        "ticks": StreamFile(ticks),
-        "shout": ControlFile(shout),
-    })
+    root = StaticDir(
+        {
+            "hello": StaticFile(b"hello, world\n"),
+            "now": StaticFile(lambda: time.ctime().encode() + b"\n"),
+            "ticks": StreamFile(ticks),
+            "shout": ControlFile(shout),
+        }
+    )
     async with Server(root) as server:
         print("serving on", await server.listen_tcp("127.0.0.1", 5640), flush=True)
         await asyncio.Event().wait()

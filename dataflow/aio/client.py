@@ -172,16 +172,23 @@ class Client:
     async def remove(self, path: str) -> None:
         """Remove a file or an empty directory."""
         if self._linux:
-            is_dir = stat.S_ISDIR((await self.stat(path)).mode)
-            parent, name = _split(path)
-            async with self.walk(parent) as fid:
-                await self.rpc(Tunlinkat(fid, name, AT_REMOVEDIR if is_dir else 0))
-            return
+            try:
+                await self._unlink(path)
+                return
+            except P9Error as err:
+                if err.errno != errno.EOPNOTSUPP:  # diod 1.0 has no Tunlinkat
+                    raise
         fid = await self._walk(path)
         try:
             await self.rpc(Tremove(fid))
         finally:
             self._channel.return_fid(fid)  # remove(5): the fid is clunked in any case
+
+    async def _unlink(self, path: str) -> None:
+        is_dir = stat.S_ISDIR((await self.stat(path)).mode)
+        parent, name = _split(path)
+        async with self.walk(parent) as fid:
+            await self.rpc(Tunlinkat(fid, name, AT_REMOVEDIR if is_dir else 0))
 
     async def rename(self, old: str, new: str) -> None:
         """Move a file; 9P2000 and .u can only change the name within a directory."""

@@ -107,6 +107,7 @@ class Connection:
                 return
             if done is not None:
                 self.session.reply(request, done)
+                self._flush()  # at once, so that the transport can say that it is full
                 return
         self._hold_write(request.message, 1)
         self._tasks[request] = asyncio.get_running_loop().create_task(self._run(state, request))

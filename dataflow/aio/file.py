@@ -120,6 +120,8 @@ def _spans(offset: int, count: int, chunk: int) -> Iterator[tuple[int, int]]:
 
 async def _windowed(run: Callable[[int], Awaitable[T]], count: int) -> list[T]:
     """Run calls 0 to count-1, WINDOW at a time, and return their results in order."""
+    if count == 1:
+        return [await run(0)]
     results: list[T | None] = [None] * count
     todo = iter(range(count))
 
@@ -127,7 +129,11 @@ async def _windowed(run: Callable[[int], Awaitable[T]], count: int) -> list[T]:
         for i in todo:
             results[i] = await run(i)
 
-    async with asyncio.TaskGroup() as group:
-        for _ in range(min(WINDOW, count)):
-            group.create_task(worker())
+    tasks = [asyncio.ensure_future(worker()) for _ in range(min(WINDOW, count))]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
     return results  # type: ignore[return-value]  # every place was filled

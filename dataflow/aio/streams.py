@@ -33,10 +33,7 @@ class Shielded(Generic[T]):
         return item
 
     async def _next(self) -> T:
-        try:
-            return await anext(self._source)
-        except StopAsyncIteration as err:
-            raise _Ended from err
+        return await anext(self._source)
 
     async def aclose(self) -> None:
         """Stop waiting and close the source."""
@@ -47,7 +44,3 @@ class Shielded(Generic[T]):
         aclose = getattr(self._source, "aclose", None)
         if aclose is not None:
             await aclose()
-
-
-class _Ended(StopAsyncIteration):
-    pass
