@@ -13,7 +13,7 @@ from dataflow.store.objects import Objects
 from dataflow.tree.paths import parse, text
 
 
-def TestOneInput(data: bytes) -> None:  # noqa: N802 (atheris's name)
+def TestOneInput(data: bytes) -> None:
     """Only this kit's own errors may come out, and what parses is written back the same."""
     objects = Objects(MemoryStore())
     with contextlib.suppress(DataflowError):

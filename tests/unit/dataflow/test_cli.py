@@ -65,7 +65,10 @@ def test_branch_merge_diff_and_conflict(run) -> None:
 
 def test_watch_since_the_beginning(run) -> None:
     made = [run("write", f"d/{i}", stdin=b"x").strip() for i in range(3)]
-    lines = [json.loads(line) for line in run("watch", "--since", "", "-n", "3", "--json", "d").splitlines()]
+    lines = [
+        json.loads(line)
+        for line in run("watch", "--since", "", "-n", "3", "--json", "d").splitlines()
+    ]
     assert [line["commit"] for line in lines] == made
     rest = run("watch", "--since", lines[1]["cursor"], "-n", "1")
     assert rest == f"{made[2]} d/2\n"
@@ -88,17 +91,18 @@ def test_errors(run, args, code, says) -> None:
     assert says in run(*args, code=code)
 
 
+def start_server(where, ready_fd: int) -> subprocess.Popen:
+    command = [
+        *(sys.executable, "-m", "dataflow.cli", "serve", "--git", str(where / "r.git")),
+        *("--listen", f"unix:{where / 's'}", "--listen", "tcp:127.0.0.1:0"),
+        *("--ready-fd", str(ready_fd)),
+    ]
+    return subprocess.Popen(command, pass_fds=[ready_fd], stdout=subprocess.PIPE)
+
+
 async def test_serve_until_sigterm(tmp_path) -> None:
     ready, child_end = os.pipe()
-    process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "dataflow.cli", "serve", "--git", str(tmp_path / "r.git")),
-            *("--listen", f"unix:{tmp_path / 's'}", "--listen", "tcp:127.0.0.1:0"),
-            *("--ready-fd", str(child_end)),
-        ],
-        pass_fds=[child_end],
-        stdout=subprocess.PIPE,
-    )
+    process = start_server(tmp_path, child_end)
     os.close(child_end)
     with os.fdopen(ready) as pipe:
         addresses = (await asyncio.to_thread(pipe.readline)).split()
