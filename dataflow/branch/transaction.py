@@ -72,10 +72,6 @@ class Transaction:
         """Call `callback` once when the transaction has been committed or closed."""
         self._on_close.append(callback)
 
-    def tree_now(self) -> Oid:
-        """Put the tree as it is into the store, not yet durable; return its id.  Blocking."""
-        return self._open().store()
-
     # Reading.
 
     @property

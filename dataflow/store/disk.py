@@ -15,7 +15,8 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from dulwich.errors import NotGitRepository
 from dulwich.file import FileLocked, GitFile, _GitFile
@@ -33,7 +34,9 @@ from ..errors import (
 from .base import HEADS, Kind, Oid, RefUpdate
 from .loose import LooseWriter, decode, fsync_directory, object_id
 
-PENDING_MAX = 16 << 20  # octets kept in memory before they are written out, unsynced names and all
+T = TypeVar("T")
+
+PENDING_MAX = 16 << 20  # octets kept in memory before they are written out
 _RETRY = 0.01
 
 
@@ -153,26 +156,34 @@ class DiskStore:
 
     def _locked(self, name: str, locks: contextlib.ExitStack) -> _GitFile:
         path = self._ref_path(name)
-        started = time.monotonic()
         self._check_parents(name)
+        f = self._patiently(path, lambda: self._lock_file(path, name))
+        locks.callback(f.abort)  # does nothing once closed
+        if os.path.isdir(path):
+            self._drop_empty(path, name)
+        return f
+
+    def _lock_file(self, path: str, name: str) -> _GitFile:
         while True:
             try:
                 os.makedirs(os.path.dirname(path), exist_ok=True)
-                f = GitFile(path, "wb", fsync=self.fsync)
+                return GitFile(path, "wb", fsync=self.fsync)
+            except FileNotFoundError:
+                continue  # somebody removed the empty directory in between
+            except (NotADirectoryError, FileExistsError):
+                raise ExistsError(f"a branch above {name}") from None
+
+    def _patiently(self, path: str, act: Callable[[], T]) -> T:
+        """Do what needs the lock of `path`, again and again while somebody else holds it."""
+        started = time.monotonic()
+        while True:
+            try:
+                return act()
             except FileLocked:
                 waited = time.monotonic() - started
                 if waited >= self.lock_timeout:
                     raise RefLockedError(path + ".lock", _age(path + ".lock"), waited) from None
                 time.sleep(_RETRY)
-            except FileNotFoundError:
-                continue  # somebody removed the empty directory in between
-            except (NotADirectoryError, FileExistsError):
-                raise ExistsError(f"a branch above {name}") from None
-            else:
-                locks.callback(f.abort)  # does nothing once closed
-                if os.path.isdir(path):
-                    self._drop_empty(path, name)
-                return f
 
     def _check_parents(self, name: str) -> None:
         """Refuse `a/b` beside `a`, packed or loose (git-check-ref-format: refs are files)."""
@@ -194,10 +205,9 @@ class DiskStore:
                 raise ExistsError(f"branches below {name}") from None
 
     def _remove(self, name: str, lock: _GitFile) -> None:
-        with self._lock:
-            # From the packed file first: else the old packed value would shine through.
-            if Ref(name.encode()) in self._repo.refs.get_packed_refs():
-                self._repo.refs.add_packed_refs({Ref(name.encode()): None})
+        # From the packed file first: else the old packed value would shine through.
+        packed = os.path.join(self._repo.commondir(), "packed-refs")
+        self._patiently(packed, lambda: self._unpack(Ref(name.encode())))
         path = self._ref_path(name)
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
@@ -208,6 +218,11 @@ class DiskStore:
             while parent.startswith(heads + os.sep):
                 os.rmdir(parent)
                 parent = os.path.dirname(parent)
+
+    def _unpack(self, ref: Ref) -> None:
+        with self._lock:
+            if ref in self._repo.refs.get_packed_refs():
+                self._repo.refs.add_packed_refs({ref: None})
 
     def _sync_upward(self, directory: str) -> None:
         stop = os.path.join(self.git_dir, "refs")

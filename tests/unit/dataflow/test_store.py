@@ -114,6 +114,25 @@ def test_lock_is_waited_for(tmp_path) -> None:
     store.close()
 
 
+def test_packed_references(disk) -> None:
+    a, b = commit(disk, "a"), commit(disk, "b")
+    disk.update([RefUpdate(MAIN, None, a), RefUpdate(HEADS + "x", None, a)])
+    disk._repo.refs.pack_refs(all=True)
+    assert not os.path.exists(os.path.join(disk.git_dir, "refs/heads/main"))
+    assert disk.refs() == {MAIN: a, HEADS + "x": a}
+    disk.update([RefUpdate(MAIN, a, b)])
+    with pytest.raises(ExistsError):
+        disk.update([RefUpdate(HEADS + "x/y", None, a)])
+    lock = os.path.join(disk.git_dir, "packed-refs.lock")
+    open(lock, "w").close()
+    with pytest.raises(RefLockedError, match="packed-refs"):
+        disk.update([RefUpdate(MAIN, b, None)])
+    assert disk.ref(MAIN) == b
+    os.unlink(lock)
+    disk.update([RefUpdate(MAIN, b, None)])
+    assert disk.refs() == {HEADS + "x": a}
+
+
 def test_branch_names_cannot_be_files_and_directories(disk) -> None:
     oid = commit(disk)
     disk.update([RefUpdate(HEADS + "a", None, oid)])
