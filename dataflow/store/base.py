@@ -1,0 +1,73 @@
+"""What a store of Git objects and references is to the layers above.
+
+A store keeps objects by content and moves references by compare-and-set.  Writing has two steps,
+so that one flush can serve many commits (group commit) and may write a pack instead of loose
+files: `put` makes an object readable in this process, `flush` makes all that was put durable, and
+only then may `update` name it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+Oid = str  # 40 lower-case hexadecimal digits
+HEADS = "refs/heads/"
+
+
+class Kind(enum.IntEnum):
+    """The four kinds of Git objects, with their numbers in packs (gitformat-pack)."""
+
+    COMMIT = 1
+    TREE = 2
+    BLOB = 3
+    TAG = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RefUpdate:
+    """Move `name` from `old` to `new`; None means that it does not exist before, or after."""
+
+    name: str
+    old: Oid | None
+    new: Oid | None
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Objects and references; every method blocks and may be called from any thread.
+
+    `put`, `flush` and `update` are for one writer at a time, which the caller sees to.
+    """
+
+    def get(self, oid: Oid) -> tuple[Kind, bytes]:
+        """Return an object's kind and content; `ObjectMissingError` if it is not there."""
+
+    def has(self, oid: Oid) -> bool:
+        """Say whether the object is there."""
+
+    def put(self, kind: Kind, data: bytes) -> Oid:
+        """Keep an object and return its id; durable only after `flush`."""
+
+    def flush(self) -> None:
+        """Make everything put so far durable, or raise `OSError` and forget it."""
+
+    def ref(self, name: str) -> Oid | None:
+        """Return what the reference `name` (in full: `refs/heads/main`) points at."""
+
+    def refs(self, prefix: str = HEADS) -> dict[str, Oid]:
+        """Return all references whose full name starts with `prefix`."""
+
+    def update(self, updates: Sequence[RefUpdate]) -> None:
+        """Move references durably, all of them or, if one has another value, none.
+
+        Raises `RefChangedError`, `RefLockedError` (a lock stayed too long).
+        """
+
+    def stat(self, names: Iterable[str]) -> dict[str, Oid | None]:
+        """Return the present value of each name; cheap enough to be polled."""
+
+    def close(self) -> None:
+        """Release descriptors; what was not flushed is lost."""
