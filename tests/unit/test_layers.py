@@ -18,22 +18,20 @@ ROOT = Path(__file__).parents[2]
 # From the bottom to the top.  "" is the kit's own __init__; a module at the top of a kit that is
 # not listed composes the layers, and stands with it.
 LAYERS = {
-    "vpnstack": (
-        [
-            "errors",
-            "core",
-            "wire",
-            "proto",
-            "proto.tcp",
-            "link",
-            "stack",
-            "aio",
-            "host",
-            "services",
-            "overlay",
-            "config",
-        ]
-    ),
+    "vpnstack": [
+        "errors",
+        "core",
+        "wire",
+        "proto",
+        "proto.tcp",
+        "link",
+        "stack",
+        "aio",
+        "host",
+        "services",
+        "overlay",
+        "config",
+    ],
     "hypervisor": [
         "errors",
         "core",
@@ -54,26 +52,24 @@ SANS_IO = (
     *("dataflow.tree", "dataflow.p9"),
     *("hypervisor.queue", "hypervisor.vhost.messages", "hypervisor.vhost.backend"),
 )
-IO_MODULES = set(
-    [
-        "asyncio",
-        "concurrent",
-        "fcntl",
-        "mmap",
-        "multiprocessing",
-        "os",
-        "select",
-        "selectors",
-        "signal",
-        "socket",
-        "ssl",
-        "subprocess",
-        "tempfile",
-        "threading",
-        "time",
-        "uvloop",
-    ]
-)
+IO_MODULES = {
+    "asyncio",
+    "concurrent",
+    "fcntl",
+    "mmap",
+    "multiprocessing",
+    "os",
+    "select",
+    "selectors",
+    "signal",
+    "socket",
+    "ssl",
+    "subprocess",
+    "tempfile",
+    "threading",
+    "time",
+    "uvloop",
+}
 
 # Which module may import what of another kit: the Port protocol and the frame header, and the one
 # command in which the three kits meet.
