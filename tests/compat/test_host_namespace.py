@@ -163,8 +163,20 @@ def test_no_descriptor_leaks_into_the_command(uid: int) -> None:
     assert inside(uid, "ls", "/proc/self/fd").split() == ["0", "1", "2", "3"]
 
 
-def test_ignored_signals_are_not_inherited(uid: int) -> None:
-    assert "SigIgn:\t0000000000000000\n" in inside(uid, "cat", "/proc/self/status")
+def test_signals_that_python_ignores_are_not_inherited(uid: int) -> None:
+    """Others that are ignored, by `nohup` or a shell's background job, stay so."""
+    (line,) = [t for t in inside(uid, "cat", "/proc/self/status").split("\n") if "SigIgn" in t]
+    ignored = int(line.split()[1], 16)
+    assert not ignored & (1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1)
+
+
+def test_ignored_signals_stay_ignored(uid: int) -> None:
+    line = command(uid, ["grep", "SigIgn", "/proc/self/status"])
+    nohup = ["sh", "-c", "trap '' INT HUP; exec \"$@\"", "sh", *line]
+    done = subprocess.run(nohup, env=environment(), capture_output=True, check=True, timeout=30)
+    ignored = int(done.stdout.split()[1], 16)
+    assert ignored & (1 << signal.SIGINT - 1)
+    assert ignored & (1 << signal.SIGHUP - 1)
 
 
 def test_arguments_and_environment_pass_unchanged(uid: int) -> None:

@@ -1,0 +1,46 @@
+# make demo    boot a guest on our network and our file tree, and show that it works
+# make test    all tests: the fast lane, then the real peers
+# make check   format, lint, types and the fast tests
+# make bench   benchmarks side by side with peers (BENCH=--quick for under a minute each)
+# make fuzz    every fuzz target for FUZZ_SECONDS
+# Each sets up what it needs by itself; see scripts/setup.
+
+PYTHON_VENV := .venv/bin/python
+FUZZ_SECONDS ?= 60
+BENCH ?=
+PYTEST ?=
+FAST := -m "not compat and not slow" tests/unit $(wildcard tests/fuzz)
+
+.PHONY: demo test check bench fuzz setup clean
+
+demo:
+	@scripts/setup demo
+	@$(PYTHON_VENV) examples/demo.py
+
+test:
+	@scripts/setup test
+	@$(PYTHON_VENV) -m pytest $(PYTEST) tests/unit $(wildcard tests/fuzz) tests/compat
+
+check:
+	@scripts/setup test
+	$(PYTHON_VENV) -m ruff format --check .
+	$(PYTHON_VENV) -m ruff check .
+	$(PYTHON_VENV) -m mypy
+	$(PYTHON_VENV) -m pytest -q $(PYTEST) $(FAST)
+
+bench:
+	@scripts/setup test
+	@set -e; for each in $(wildcard benchmarks/bench_*.py); do \
+		name=$$(basename $$each .py); echo "== $$name"; \
+		$(PYTHON_VENV) $$each $(BENCH) --json bench-$${name#bench_}.json; done
+
+fuzz:
+	@scripts/setup fuzz || { echo "fuzz: without atheris, on seeded input"; scripts/setup test; }
+	@$(PYTHON_VENV) scripts/fuzz.py $(FUZZ_SECONDS)
+
+setup:
+	@scripts/setup test
+
+clean:
+	rm -rf .venv build *.egg-info .cache .mypy_cache .ruff_cache .pytest_cache
+	rm -f */core/_core.c */core/_core.*.so */core/*.o

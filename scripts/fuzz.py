@@ -1,0 +1,85 @@
+"""Runs the fuzz targets of tests/fuzz, one after the other: `python scripts/fuzz.py [SECONDS]`.
+
+Under atheris where it is installed, coverage-guided and with a corpus kept in .cache/fuzz;
+otherwise with seeded random input, so that a run can be repeated.  Ends with 1 if a target failed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+TARGETS = Path("tests/fuzz")
+CORPUS = Path(".cache/fuzz")
+MAX_LEN = 4096
+SEED = 1
+
+
+def load(path: Path) -> Callable[[bytes], None]:
+    """Import a target from its file and return its `TestOneInput`."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    target: Callable[[bytes], None] = module.TestOneInput
+    return target
+
+
+def guided(path: Path, seconds: int) -> None:
+    """Fuzz one target under atheris, which ends this process."""
+    import atheris  # noqa: PLC0415  (optional, and it must come before what it instruments)
+
+    with atheris.instrument_imports(include=["vpnstack", "hypervisor", "dataflow"]):
+        target = load(path)
+    corpus = CORPUS / path.stem
+    corpus.mkdir(parents=True, exist_ok=True)
+    options = [f"-max_total_time={seconds}", f"-max_len={MAX_LEN}", "-print_final_stats=1"]
+    options += [f"-artifact_prefix={CORPUS}/{path.stem}-", str(corpus)]
+    atheris.Setup([path.stem, *options], target)
+    atheris.Fuzz()
+
+
+def seeded(path: Path, seconds: int) -> None:
+    """Feed one target random input for a while; writes down the input that it fails on."""
+    target, rng, end, count = load(path), random.Random(SEED), time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        data = rng.randbytes(rng.choice((8, 64, 512, MAX_LEN)))
+        try:
+            target(data)
+        except BaseException:
+            CORPUS.mkdir(parents=True, exist_ok=True)
+            (CORPUS / f"{path.stem}-crash").write_bytes(data)
+            raise
+        count += 1
+    print(f"{path.stem}: {count} inputs from seed {SEED}")
+
+
+def main() -> int:
+    """Run every target in a process of its own."""
+    if len(sys.argv) == 4 and sys.argv[1] == "--one":
+        with contextlib.suppress(KeyboardInterrupt):
+            one = guided if importlib.util.find_spec("atheris") else seeded
+            one(Path(sys.argv[2]), int(sys.argv[3]))
+        return 0
+    seconds = sys.argv[1] if len(sys.argv) > 1 else "60"
+    failed = []
+    for path in sorted(TARGETS.glob("fuzz_*.py")):
+        print(f"== {path.stem}, {seconds} s", flush=True)
+        if subprocess.run(
+            [sys.executable, __file__, "--one", path, seconds], check=False
+        ).returncode:
+            failed.append(path.stem)
+    print(f"fuzz: failed: {', '.join(failed)}" if failed else "fuzz: no target failed")
+    return bool(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
