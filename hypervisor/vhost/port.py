@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable
 
 from vpnstack.core.burst import Burst
 from vpnstack.link.port import Offload, Port, PortClosed, PortStatistics
+from vpnstack.link.soft import Softener
 
 from ..core.ring import Ring, frames_need
 from ..errors import PeerError, UsageError
@@ -55,7 +56,7 @@ class VhostUserPort:
         self.name = name
         self.mtu = mtu
         self.offload = Offload.NONE
-        self._soften = soften or self._refuse
+        self._soften = soften or Softener()
         self._backend = Backend(pairs=pairs, mtu=mtu)
         self._channel = Channel(sock)
         self._epoll = select.epoll()
@@ -240,11 +241,6 @@ class VhostUserPort:
             lane.send(burst)
             if lane.ring.q.error:
                 self._break(lane.ring)
-
-    def _refuse(self, burst: Burst, offload: Offload) -> Iterable[Burst]:
-        """Stand in where no software offload was given: drop what the driver cannot take."""
-        self._dropped += burst.count
-        return ()
 
     def flush(self) -> None:
         """Send from the backlog; kicks of the driver do the same through `rx_burst`."""
