@@ -1,4 +1,4 @@
-"""Builds `hypervisor.core._core` with cffi in API mode; the declarations come from core.h."""
+"""Builds `hypervisor.core._core` with cffi in API mode; the declarations come from the headers."""
 
 from __future__ import annotations
 
@@ -9,17 +9,30 @@ from cffi import FFI
 
 HERE = Path("hypervisor/core")  # setuptools runs from the project's root: paths are relative
 FRAME = Path("vpnstack/core")  # the frame contract, included as a header and never linked
-SOURCES = ("core.c",)
+SOURCES = ("core.c", "memory.c", "vring.c", "net.c")
+HEADERS = ("core.h", "vring.h")
+
+
+def declarations(header: str) -> str:
+    """Reduce a C header to what cffi's `cdef` takes: no comments, constants replaced."""
+    constants = dict(re.findall(r"^#define (\w+) (\d+|0x[0-9a-fA-F]+)\b", header, re.M))
+    text = re.sub(r"/\*.*?\*/", "", header, flags=re.S)
+    text = re.sub(r"^#.*$", "", text, flags=re.M)
+    for name, value in constants.items():
+        text = re.sub(rf"\b{name}\b", value, text)
+    return "".join(f"#define {name} {value}\n" for name, value in constants.items()) + text
+
 
 ffi = FFI()
-_text = re.sub(r"/\*.*?\*/", "", (HERE / "core.h").read_text(), flags=re.S)
-ffi.cdef(re.sub(r"^#.*$", "", _text, flags=re.M))
+ffi.cdef("struct iovec { void *iov_base; size_t iov_len; };")
+ffi.cdef(declarations("".join((HERE / name).read_text() for name in HEADERS)))
 ffi.set_source(
     "hypervisor.core._core",
-    '#include "core.h"\n',
+    "".join(f'#include "{name}"\n' for name in HEADERS),
     sources=[str(HERE / name) for name in SOURCES],
     include_dirs=[str(HERE), str(FRAME)],
-    depends=[str(HERE / "core.h"), str(FRAME / "frame.h")],
+    depends=[str(HERE / name) for name in (*HEADERS, "vring_internal.h")]
+    + [str(FRAME / "frame.h")],
     extra_compile_args=[
         "-O2",
         "-std=gnu11",
