@@ -106,7 +106,7 @@ class VhostUserPort:
             self._give_back()
             level = logging.INFO if isinstance(exc, Disconnected) else logging.WARNING
             log.log(level, "%s: %s", self.name, exc)
-            self.close()
+            self._disconnect()  # all but the descriptor that the loop still watches
             raise PortClosed(f"{self.name}: {exc}") from exc
         self._out = burst.count > 0
         return burst.count
@@ -249,13 +249,16 @@ class VhostUserPort:
 
     def close(self) -> None:
         """Close the connection; memory stays mapped until frames of a burst are given back."""
+        self._disconnect()
+        self._epoll.close()
+
+    def _disconnect(self) -> None:
         if self._closed:
             return
         self._closed = True
         self._device.release_fds()
         if not self._out:
             self._device.release_memory()
-        self._epoll.close()
         os.close(self._wake)
         self._channel.close()
 

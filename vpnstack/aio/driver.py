@@ -34,6 +34,7 @@ class Driver:
         self._flushing = False
         self._scheduled = False
         self._burst_was_full = False
+        self._fds: dict[Port, int] = {}  # a port that closed itself has none any more
         self._writing: set[Port] = set()
         self._closed: dict[Port, Callable[[Port], None] | None] = {}
 
@@ -45,7 +46,8 @@ class Driver:
         """Connect a port to the switch and watch it; `closed` is told when its peer is gone."""
         self.switch.attach(port)
         self._closed[port] = closed
-        self.loop.add_reader(port.fileno(), self._readable, port)
+        fd = self._fds[port] = port.fileno()
+        self.loop.add_reader(fd, self._readable, port)
         self.wake()
 
     def detach(self, port: Port) -> None:
@@ -53,10 +55,11 @@ class Driver:
         if port not in self._closed:
             return
         del self._closed[port]
-        self.loop.remove_reader(port.fileno())
+        fd = self._fds.pop(port)
+        self.loop.remove_reader(fd)
         if port in self._writing:
             self._writing.discard(port)
-            self.loop.remove_writer(port.fileno())
+            self.loop.remove_writer(fd)
         self.switch.detach(port)
         port.close()
         self.stack.tcp.unblock()
@@ -141,13 +144,13 @@ class Driver:
         for port in self.switch.ports:
             if port.stalled and port not in self._writing:
                 self._writing.add(port)
-                self.loop.add_writer(port.fileno(), self._writable, port)
+                self.loop.add_writer(self._fds[port], self._writable, port)
 
     def _writable(self, port: Port) -> None:
         port.flush()
         if not port.stalled:
             self._writing.discard(port)
-            self.loop.remove_writer(port.fileno())
+            self.loop.remove_writer(self._fds[port])
             self.stack.tcp.unblock()
             self.flush()
 

@@ -26,6 +26,13 @@ class Policy:
     networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = ()
     link_local: bool = False
 
+    def fallback(self, addr: bytes) -> bytes | None:
+        """Return where else to connect when the destination refused, None for nowhere.
+
+        `host.internal` means the host's loopback, on which many servers listen in one family only.
+        """
+        return LOOPBACK[6 if len(addr) == 4 else 4] if addr in self.host else None
+
     def destination(self, addr: bytes) -> bytes | None:
         """Return the address to connect to on the host for `addr`, None where that is refused."""
         if addr in self.host:

@@ -74,6 +74,10 @@ class TcpForwarder:
             self.counters.refused += 1
             flow.refuse()
             return
+        flow.owner = self
+        self._connect(flow, target, self.policy.fallback(flow.local[0]), now)
+
+    def _connect(self, flow: Flow, target: bytes, fallback: bytes | None, now: float) -> None:
         family = socket.AF_INET if len(target) == 4 else socket.AF_INET6
         try:
             sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
@@ -81,36 +85,36 @@ class TcpForwarder:
             self.counters.failed += 1
             flow.drop()  # the guest asks again, perhaps when there are descriptors
             return
-        self._connect(flow, sock, (text(target), flow.local[1]), now)
-
-    def _connect(self, flow: Flow, sock: socket.socket, to: tuple[str, int], now: float) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        flow.owner = self
         try:
-            code = sock.connect_ex(to)
+            code = sock.connect_ex((text(target), flow.local[1]))
         except OSError as e:
             code = e.errno or errno.EINVAL
         if code == errno.EINPROGRESS:
             self._connecting[flow] = sock
-            self.loop.add_writer(sock.fileno(), self._connected, flow, sock)
+            self.loop.add_writer(sock.fileno(), self._connected, flow, sock, fallback)
         else:
-            self._decide(flow, sock, code, now)
+            self._decide(flow, sock, code, fallback, now)
 
-    def _connected(self, flow: Flow, sock: socket.socket) -> None:
+    def _connected(self, flow: Flow, sock: socket.socket, fallback: bytes | None) -> None:
         self.loop.remove_writer(sock.fileno())
         del self._connecting[flow]
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        self._decide(flow, sock, code, self.loop.time())
+        self._decide(flow, sock, code, fallback, self.loop.time())
         self.wake()
 
-    def _decide(self, flow: Flow, sock: socket.socket, code: int, now: float) -> None:
+    def _decide(
+        self, flow: Flow, sock: socket.socket, code: int, fallback: bytes | None, now: float
+    ) -> None:
         if code == 0:
             self.counters.opened += 1
             self.bridges.add(Bridge(flow, sock, self.loop, self.wake, self.bridges.discard))
             flow.accept()
             return
         sock.close()
-        if code == errno.ECONNREFUSED:
+        if fallback is not None and code in (errno.ECONNREFUSED, errno.EADDRNOTAVAIL):
+            self._connect(flow, fallback, None, now)
+        elif code == errno.ECONNREFUSED:
             self.counters.refused += 1
             flow.refuse()
         elif code in _UNREACHABLE:
