@@ -25,7 +25,7 @@ from .apt import Apt, Package, Progress, fetch, unpack
 from .cache import Cache
 from .cpio import Entry, emit
 
-_FORMAT = 1  # part of the key: raise it when the same inputs give another image
+_FORMAT = 2  # part of the key: raise it when the same inputs give another image
 _COMPRESSIONS = ("none", "gzip")
 
 

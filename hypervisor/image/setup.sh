@@ -16,6 +16,7 @@ coldplug() {
 coldplug
 coldplug
 modprobe -aq button evdev 2>/dev/null
-acpid 2>/dev/null
+# -d: stays where it is and logs to stderr; as a daemon it was seen to end at once.
+acpid -d >/dev/null 2>&1 </dev/null &
 ifconfig lo up
 hostname "$(sed -n 's/.*\bhostname=\([^ ]*\).*/\1/p' /proc/cmdline | grep . || echo guest)"

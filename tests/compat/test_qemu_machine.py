@@ -5,6 +5,7 @@ import contextlib
 import os
 import shutil
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ BOOT = 60.0  # seconds; a boot takes two on an idle machine
 
 @pytest.fixture(scope="session")
 def image() -> Image:
+    uvloop.run(asyncio.sleep(0))  # libuv opens two descriptors for the life of the process
     try:
         return build(Spec(), Cache(default_directory(os.environ)))
     except UsageError as error:
@@ -44,16 +46,17 @@ def run(request: pytest.FixtureRequest) -> Callable[..., object]:
 
 
 @pytest.fixture(autouse=True)
-def _nothing_left(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _nothing_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No descriptor, thread, child process or directory outlives a test."""
-    before = _state()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = _state(tmp_path)
     yield
-    assert _state() == before
+    assert _state(tmp_path) == before
 
 
-def _state() -> tuple[object, ...]:
+def _state(temporary: Path) -> tuple[object, ...]:
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
-    places = {p.name for p in Path("/tmp").glob("trikit-*")}
+    places = {path.name for path in temporary.iterdir()}
     return len(os.listdir("/proc/self/fd")), threading.active_count(), children, places
 
 
