@@ -149,7 +149,7 @@ def attach(
     config = gateway_config(mtu=mtu, **rest)
     execute(
         programs.attach(
-            Target.parse(netns) if netns is not None else Target(pid=pid), config, forwards, ifname,
+            Target(netns=netns) if netns is not None else Target(pid=pid), config, forwards, ifname,
             configure=not no_configure, ready=programs.Ready(ready_fd, as_json=as_json),
             echo=plain if as_json else echo,
         )
