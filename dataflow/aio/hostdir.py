@@ -7,7 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 from typing import Any
 
-from ..p9.hostdir import HostDirectory
+from .hosttree import HostDirectory
 
 
 class ThreadRunner:

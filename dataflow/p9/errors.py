@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno as _errno
-import os
+from os import strerror
 
 
 class NineError(Exception):
@@ -19,7 +19,7 @@ class P9Error(NineError):
 
     def __init__(self, errno: int, text: str | None = None) -> None:
         self.errno = errno
-        self.text = os.strerror(errno) if text is None else text
+        self.text = strerror(errno) if text is None else text
         super().__init__(f"{self.text} ({_errno.errorcode.get(errno, str(errno))})")
 
 

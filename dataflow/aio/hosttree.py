@@ -3,7 +3,7 @@
 Every node holds an O_PATH descriptor of its inode and all work is relative to such descriptors
 with O_NOFOLLOW, one name at a time; so no symbolic link and no concurrent rename leads outside.
 Links are shown and never followed.  System calls that may block go through `run`, which the front
-end makes of a thread pool (`dataflow.aio.hostdir`); reads of cached data do not (RWF_NOWAIT).
+end makes of a thread pool (`hostdir`); reads of cached data do not (RWF_NOWAIT).
 Descriptors are a limit: one for each place that clients hold, one more for each open file.
 The server acts as its own user for all clients; files it makes as root are given to the client's.
 """
@@ -17,9 +17,9 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from .const import QidType
-from .errors import P9Error
-from .tree import (
+from ..p9.const import QidType
+from ..p9.errors import P9Error
+from ..p9.tree import (
     Attr,
     Buffer,
     Context,
