@@ -67,7 +67,8 @@ class Stack:
             interface, lambda version: make(version, interface.mtu), rng.randbytes(32)
         )
         self.icmp = IcmpLayer(interface)
-        self.udp = udp.UdpLayer(interface, rng)
+        interface.ident = rng.getrandbits(32)
+        self.udp = udp.UdpLayer(interface)
         self.udp.unclaimed = self._port_unreachable
         self.resolution = Resolution(interface)
         self._dropped = [0] * lib.FRAME_VERDICTS
@@ -167,10 +168,10 @@ class Stack:
         self.tcp.expire(now)
         self.resolution.transmit(now)
         resolved, failed = self.resolution.release()
-        for flow in resolved:
-            self.tcp.ready(flow)
-        for waiting in failed:
-            self._unreachable(waiting, now)
+        for hop in resolved:
+            self.tcp.resolved(hop)
+        for hop in failed:
+            self.tcp.unresolved(hop, now)
         out = self._out
         out.clear()
         self._drain_queue(out)
@@ -191,11 +192,6 @@ class Stack:
                 out.count += 1
             else:
                 tcp.emit(out, *item)
-
-    def _unreachable(self, waiting: Any, now: float) -> None:
-        """Nobody answers for an address: tell a flow (RFC 1122 2.3.2.2, RFC 4861 7.2.2)."""
-        if isinstance(waiting, tcp.Flow):
-            self.tcp.unreachable(waiting, now)
 
     def deadline(self) -> float | None:
         """Return when `transmit` has something to do next by itself."""
