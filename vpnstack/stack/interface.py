@@ -75,15 +75,19 @@ class Interface:
     link: Link
     neighbours: Cache = field(default_factory=Cache)
     local: set[bytes] = field(default_factory=set)
+    broadcasts: set[bytes] = field(default_factory=set)
     queue: deque[Queued] = field(default_factory=deque)
     counters: InterfaceCounters = field(default_factory=InterfaceCounters)
     link_local: bytes = b""
+    ident: int = 0  # of the latest packet that left in fragments
 
     def __post_init__(self) -> None:
         self.link_local = ip.eui64(self.config.mac)
         self.local.add(self.link_local)
         for address in self.config.addresses:
             self.local.add(address.ip.packed)
+            if address.version == 4 and address.network.prefixlen < 31:
+                self.broadcasts.add(address.network.broadcast_address.packed)
 
     @property
     def mac(self) -> bytes:
@@ -108,6 +112,10 @@ class Interface:
             return dst
         return self.config.gateway4 if len(dst) == 4 else self.config.gateway6
 
+    def reachable(self, addr: bytes) -> bool:
+        """Tell whether answers to `addr` can leave here: there is a route, and it is not ours."""
+        return addr not in self.local and self.next_hop(addr) is not None
+
     def source_for(self, dst: bytes) -> bytes | None:
         """Return our address to talk to `dst` from: the one in its network, else the first."""
         if len(dst) == 16 and ip.is_link_local(dst):
@@ -131,19 +139,23 @@ class Interface:
 
     def is_broadcast(self, dst: bytes) -> bool:
         """Tell whether `dst` is the directed broadcast of one of our IPv4 networks."""
-        return len(dst) == 4 and any(
-            a.version == 4
-            and a.network.prefixlen < 31
-            and a.network.broadcast_address.packed == dst
-            for a in self.config.addresses
-        )
+        return dst in self.broadcasts
 
     def send_packet(self, octets: bytes, now: float) -> None:
         """Queue an IP packet, resolving its destination first where that is needed."""
         dst = octets[16:20] if octets[0] >> 4 == 4 else octets[24:40]
         mac = self.resolve(dst, now, Packet(octets))
         if mac is not None:
+            self.send_resolved(mac, octets)
+
+    def send_resolved(self, mac: bytes, octets: bytes) -> None:
+        """Queue an IP packet for the station `mac`, in fragments where it exceeds the MTU."""
+        if len(octets) <= self.mtu:
             self.send_frame(mac, octets)
+            return
+        self.ident = (self.ident + 1) & 0xFFFFFFFF
+        for fragment in ip.fragments(octets, self.mtu, self.ident):
+            self.send_frame(mac, fragment)
 
     def send_frame(self, mac: bytes, octets: bytes, ethertype: int = 0) -> None:
         """Queue a packet for the station `mac`; IP unless `ethertype` says otherwise."""

@@ -19,6 +19,7 @@ from ..proto.tcp.config import Config
 from ..wire import icmp, ip
 from ..wire.icmp import Kind
 from . import headers, tcp, udp
+from .fragments import FragmentLayer
 from .icmp import IcmpLayer
 from .interface import Datagram, Interface
 from .resolution import ETHERTYPE_ARP, Resolution
@@ -46,7 +47,8 @@ class Statistics:
     echoes_answered: int
     resets_out: int
     syns_refused: int
-    fragments_dropped: int
+    packets_reassembled: int
+    fragments_dropped: int  # at once: broken, or from where no answer can go
 
 
 class Stack:
@@ -67,11 +69,13 @@ class Stack:
             interface, lambda version: make(version, interface.mtu), rng.randbytes(32)
         )
         self.icmp = IcmpLayer(interface)
-        self.udp = udp.UdpLayer(interface, rng)
+        self.fragments = FragmentLayer(self.icmp)
+        interface.ident = rng.getrandbits(32)
+        self.udp = udp.UdpLayer(interface)
         self.udp.unclaimed = self._port_unreachable
         self.resolution = Resolution(interface)
         self._dropped = [0] * lib.FRAME_VERDICTS
-        self._frames_in = self._frames_out = self._fragments_dropped = 0
+        self._frames_in = self._frames_out = 0
         self._out = Burst()
 
     # Receiving.
@@ -96,8 +100,10 @@ class Stack:
 
     def _receive_ip(self, f: Any, now: float) -> None:
         if f.is_frag:
-            self._fragments_dropped += 1
-            return
+            whole = self._reassemble(f, now)
+            if whole is None:
+                return
+            f = whole
         proto = f.proto
         if proto == headers.TCP:
             if self._for_us(f) and f.dst[0] != 0xFF:
@@ -109,6 +115,19 @@ class Stack:
             self._receive_icmp(f, now)
         elif self._for_us(f) and proto != ip.NO_NEXT:
             self.icmp.report(f, Kind.PROTOCOL_UNREACHABLE, now)
+
+    def _reassemble(self, f: Any, now: float) -> Any:
+        """Return the parsed packet that `f` completes, None while parts of it are missing."""
+        if not (self._for_us(f) or self._is_group(f)):
+            return None
+        if not self.interface.reachable(access.source(f)):
+            self.fragments.dropped += 1
+            return None
+        whole = self.fragments.receive(f, now)
+        if whole is not None and whole.verdict:
+            self._drop(whole, now)
+            return None
+        return whole
 
     def _for_us(self, f: Any) -> bool:
         dst = access.destination(f)
@@ -159,18 +178,20 @@ class Stack:
     def settle(self) -> None:
         """End the burst: the memory of the frames received may go."""
         self.tcp.own()
+        self.fragments.settle()
 
     # Transmitting.
 
     def transmit(self, now: float) -> Burst | None:
         """Return a burst to be sent before the next call, None when there is nothing to send."""
         self.tcp.expire(now)
+        self.fragments.expire(now)
         self.resolution.transmit(now)
         resolved, failed = self.resolution.release()
-        for flow in resolved:
-            self.tcp.ready(flow)
-        for waiting in failed:
-            self._unreachable(waiting, now)
+        for hop in resolved:
+            self.tcp.resolved(hop)
+        for hop in failed:
+            self.tcp.unresolved(hop, now)
         out = self._out
         out.clear()
         self._drain_queue(out)
@@ -192,14 +213,9 @@ class Stack:
             else:
                 tcp.emit(out, *item)
 
-    def _unreachable(self, waiting: Any, now: float) -> None:
-        """Nobody answers for an address: tell a flow (RFC 1122 2.3.2.2, RFC 4861 7.2.2)."""
-        if isinstance(waiting, tcp.Flow):
-            self.tcp.unreachable(waiting, now)
-
     def deadline(self) -> float | None:
         """Return when `transmit` has something to do next by itself."""
-        times = (self.tcp.deadline(), self.resolution.deadline())
+        times = (self.tcp.deadline(), self.resolution.deadline(), self.fragments.deadline())
         return min((at for at in times if at is not None), default=None)
 
     def statistics(self) -> Statistics:
@@ -217,7 +233,8 @@ class Stack:
             echoes_answered=self.icmp.counters.echoes_answered,
             resets_out=t.resets_out,
             syns_refused=t.syns_refused,
-            fragments_dropped=self._fragments_dropped,
+            packets_reassembled=self.fragments.reassembler.statistics().whole,
+            fragments_dropped=self.fragments.dropped,
         )
 
 
