@@ -38,7 +38,7 @@ async def main() -> None:
         changes = repo.branch("main").watch("results/")
         async with Machine(image.kernel, image.initrd, memory="256M", nics=[nic]) as vm:
             async for change in changes:
-                print(change.commit, change.path, repo.branch("main").read("results/uname"))
+                print(change.commit, await repo.branch("main").read("results/uname"))
                 vm.console.write(b"quit\n")
                 break
             print(await vm.wait())
