@@ -331,10 +331,10 @@ class _Parser:
         if size < 20 or off + size > min(end, len(self.head)):
             raise Drop(Verdict.BAD_L4)
         self.ports(off, end, size)
-        if not (p.sport and p.dport):  # RFC 6335 6
-            raise Drop(Verdict.BAD_L4)
         p.seq, p.ack = self.u32(off + 4), self.u32(off + 8)
         p.tcp_flags, p.wnd, p.urg = self.u16(off + 12) & 511, self.u16(off + 14), self.u16(off + 18)
+        if not (p.sport and p.dport):  # RFC 6335 6
+            raise Drop(Verdict.BAD_L4)
         self.tcp_options(self.head[off + 20 : off + size])
         self.verify(off, end)
 

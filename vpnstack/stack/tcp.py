@@ -20,7 +20,7 @@ from ..proto.tcp.config import Config
 from ..proto.tcp.connection import Connection, Icmp
 from ..proto.tcp.isn import initial_sequence
 from ..proto.tcp.options import emit_options
-from ..proto.tcp.segment import ACK, RST, SYN, Segment, reset_for
+from ..proto.tcp.segment import ACK, FIN, RST, SYN, Segment, reset_for
 from ..proto.tcp.state import State
 from ..wire import icmp, ip
 from ..wire.icmp import Kind
@@ -140,6 +140,8 @@ class TcpLayer:
 
     def _unknown(self, key: bytes, seg: Segment, now: float) -> None:
         acceptor = None
+        if seg.flags & (SYN | FIN) == SYN | FIN:  # opens nothing and deserves no answer, as Linux
+            return
         _, _, dst, dport = headers.unpack_key(key)
         if seg.flags & (SYN | ACK | RST) == SYN:
             acceptor = self.listeners.get((dst, dport)) or self.listeners.get((None, dport))
