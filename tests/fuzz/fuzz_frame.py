@@ -14,6 +14,13 @@ from vpnstack.core.burst import Burst
 from vpnstack.core.puresend import Frame
 
 
+def exact(data: bytes) -> Any:
+    """Copy `data` to where a sanitizer sees the first byte behind it (cffi would add a zero)."""
+    piece = ffi.new("uint8_t[]", len(data))
+    ffi.memmove(piece, data, len(data))
+    return piece
+
+
 def c_parse(vnet: bytes, data: bytes, cuts: list[int]) -> tuple[Burst, Any]:
     """Parse `data` in C, split into pieces at `cuts` (at most 19)."""
     burst = Burst(1)
@@ -21,7 +28,7 @@ def c_parse(vnet: bytes, data: bytes, cuts: list[int]) -> tuple[Burst, Any]:
     edges = [0, *sorted(min(c, len(data)) for c in cuts[:19]), len(data)]
     frame.iovcnt = len(edges) - 1
     for i, (a, b) in enumerate(itertools.pairwise(edges)):
-        piece = ffi.new("uint8_t[]", data[a:b] or b"\0")
+        piece = exact(data[a:b])
         burst.keep(piece)
         frame.iov[i].iov_base, frame.iov[i].iov_len = piece, b - a
     lib.frame_parse_burst(burst.array, 1)

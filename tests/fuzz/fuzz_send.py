@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import struct
 import sys
+from typing import Any
 
 from vpnstack.core._core import ffi, lib
 
@@ -13,8 +14,8 @@ from vpnstack.core.burst import Burst
 from vpnstack.core.puresend import Frame, Tcp
 from vpnstack.link.soft import Softener
 
-TCP4 = bytes.fromhex("0202020202020404040404040800" "450000000000400040060000" "0a0000010a000002")
-TCP6 = bytes.fromhex("02020202020204040404040486dd" "6000000000000640") + b"\xfd" * 31 + b"\xfe"
+TCP4 = bytes.fromhex("02020202020204040404040408004500000000004000400600000a0000010a000002")
+TCP6 = bytes.fromhex("02020202020204040404040486dd6000000000000640") + b"\xfd" * 31 + b"\xfe"
 PORTS = b"\x12\x34\0\x50"
 PAYLOAD = bytes(range(256)) * 257
 
@@ -26,10 +27,17 @@ def templates() -> list[bytes]:
     return [t + PORTS for t in (*plain, *(t[:12] + b"\x81\0\0\5" + t[12:] for t in plain))]
 
 
+def exact(data: bytes) -> Any:
+    """Copy `data` to where a sanitizer sees the first byte behind it (cffi would add a zero)."""
+    piece = ffi.new("uint8_t[]", len(data))
+    ffi.memmove(piece, data, len(data))
+    return piece
+
+
 def check(tmpl: bytes, tcp: Tcp | None, data: bytes, offload: int) -> int:
     """Emit a segment, or a datagram where `tcp` is None, and soften it; returns frames made."""
     burst = Burst(1)
-    raw, kept = ffi.from_buffer(tmpl), ffi.from_buffer(data)
+    raw, kept = exact(tmpl), exact(data)
     burst.keep(raw, kept)
     if tcp is None:
         lib.frame_emit_udp(burst[0], raw, len(tmpl), kept, len(data))

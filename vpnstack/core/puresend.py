@@ -133,8 +133,10 @@ def soften(frame: Frame, offload: int) -> list[Frame]:
         return complete(frame.octets, p, start, offset)
     if start != p.l4 or offset != CHECKSUM_FIELD.get(p.proto, 6) or not p.l4:
         return []
-    return [summed for octets in segments(frame.octets, p, size)
-            for summed in complete(octets, pure.parse(frame.vnet, octets), start, offset)]  # fmt: skip
+    made: list[Frame] = []
+    for octets in segments(frame.octets, p, size):
+        made += complete(octets, pure.parse(frame.vnet, octets), start, offset)
+    return made
 
 
 def complete(octets: bytes, p: pure.Parsed, start: int, offset: int) -> list[Frame]:

@@ -125,7 +125,9 @@ def test_parse_of_emit_tcp(version: int, tagged: bool, tcp: Tcp, data: bytes) ->
     assert made.octets[p.data :] == data
     noted = burst[0]  # what emitting notes in the descriptor is what parsing would find
     skip = {"opts", "mss", "tsval", "tsecr", "verdict"}
-    assert [n for n in pure.FIELDS[:-3] if n not in skip and getattr(noted, n) != getattr(p, n)] == []
+    assert [
+        n for n in pure.FIELDS[:-3] if n not in skip and getattr(noted, n) != getattr(p, n)
+    ] == []
 
 
 @QUICK
