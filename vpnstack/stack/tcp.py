@@ -21,8 +21,13 @@ from ..proto.tcp.config import Config
 from ..proto.tcp.connection import Connection, Icmp
 from ..proto.tcp.isn import initial_sequence
 from ..proto.tcp.options import emit_options
+<<<<<<< HEAD
 from ..proto.tcp.segment import ACK, RST, SYN, Segment, reset_for
 from ..proto.tcp.state import Input, State
+=======
+from ..proto.tcp.segment import ACK, FIN, RST, SYN, Segment, reset_for
+from ..proto.tcp.state import State
+>>>>>>> core2
 from ..wire import icmp, ip
 from ..wire.icmp import Kind
 from . import headers
@@ -144,10 +149,16 @@ class TcpLayer:
 
     def _unknown(self, key: bytes, seg: Segment, now: float) -> None:
         acceptor = None
+<<<<<<< HEAD
         src, _, dst, dport = headers.unpack_key(key)
         if not self.interface.reachable(src):
             self.counters.unroutable += 1
             return
+=======
+        if seg.flags & (SYN | FIN) == SYN | FIN:  # opens nothing and deserves no answer, as Linux
+            return
+        _, _, dst, dport = headers.unpack_key(key)
+>>>>>>> core2
         if seg.flags & (SYN | ACK | RST) == SYN:
             acceptor = self.listeners.get((dst, dport)) or self.listeners.get((None, dport))
             acceptor = acceptor or self.forward

@@ -64,3 +64,22 @@ def test_largest_frame_and_short_send(pair: tuple[socket.socket, Reader]) -> Non
         if len(got) == sent // (4 + len(data)):
             break
     assert got == [data] * (sent // (4 + len(data)))
+
+
+def test_frame_larger_than_the_buffer_is_an_error_and_no_end(
+    pair: tuple[socket.socket, Reader],
+) -> None:
+    peer, reader = pair
+    peer.send(b"\0\0\0\x20" + bytes(20))
+
+    def read() -> int:
+        return int(
+            lib.framed_rx_burst(
+                peer_end, reader.burst.array, 4, reader.buf, 16, reader.start, reader.end
+            )
+        )
+
+    peer_end = reader.sock.fileno()
+    assert read() == 0
+    assert (reader.start[0], reader.end[0]) == (0, 16)
+    assert read() == -errno.ENOBUFS
