@@ -12,6 +12,7 @@ import pytest
 from gatewaypair import HOST, LOOPBACK, OURS, closed_port, listening, network, until
 
 from vpnstack.errors import UsageError
+from vpnstack.proto.tcp.state import State
 from vpnstack.wire import ip
 from vpnstack.wire.icmp import Kind
 
@@ -180,11 +181,13 @@ async def test_data_behind_both_ends_reaches_a_slow_host() -> None:
         await until(lambda: gateway.tcp.bridges)
         [bridge] = gateway.tcp.bridges
         bridge._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-        chunks = [os.urandom(1 << 16) for _ in range(64)]
+        chunks = [os.urandom(1 << 16) for _ in range(14)]
         for chunk in chunks:
             writer.write(chunk)
         writer.write_eof()
-        await until(lambda: bridge.flow.conn.rcv_queued > 512 << 10)
+        conn = bridge.flow.conn
+        await until(lambda: conn.state is State.CLOSE_WAIT)  # the guest's FIN is here
+        assert conn.rcv_queued > 128 << 10
         go.set()
         assert await reader.read() == b""
         writer.close()
