@@ -328,7 +328,7 @@ def test_200_flows_give_their_memory_back(netns: str, origin: Origin) -> None:
             assert inside(netns, *crowd("192.168.127.254", origin)).stdout == "200\n"
             time.sleep(0.5)
             assert descriptors(pid) <= fds
-        assert rss(pid) - memory < 32 << 20
+        assert rss(pid) - memory < 64 << 20  # of 400 flows that held up to 2 MiB each
         print(f"RSS before {memory >> 20} MiB, after 400 flows {rss(pid) >> 20} MiB")
 
 
