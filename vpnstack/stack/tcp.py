@@ -208,6 +208,8 @@ class TcpLayer:
         for flow in self._waiting.pop(hop, ()):
             self.counters.undelivered += len(flow.conn.transmit(now, TURN))
             flow.conn.icmp_error(Icmp.SOFT, now, flow.conn.snd_una & 0xFFFFFFFF)
+            if flow.conn.wants_transmit:
+                self.ready(flow)
             self._after(flow)
 
     def lost(self, macs: Container[bytes]) -> None:
