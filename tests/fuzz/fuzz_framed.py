@@ -16,7 +16,7 @@ from vpnstack.core import puresend
 from vpnstack.core.burst import Burst
 from vpnstack.link.framed import FramedPort
 
-CAP = 2 * 65549
+CAP = 2 * 65589
 CAPACITY = 3
 
 
@@ -99,7 +99,7 @@ def stream(rng: random.Random) -> bytes:
     out = b""
     for _ in range(rng.randrange(12)):
         size = rng.choice((0, 1, 13, 14, rng.randrange(1600)))
-        said = size if rng.random() < 0.9 else rng.choice((65550, 2**32 - 1, size + 1, 65549))
+        said = size if rng.random() < 0.9 else rng.choice((65590, 2**32 - 1, size + 1, 65589))
         out += said.to_bytes(4, "big") + rng.randbytes(size)
     return out[: rng.randrange(len(out) + 1)] if rng.random() < 0.3 else out
 

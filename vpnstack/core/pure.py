@@ -6,7 +6,7 @@ import struct
 from enum import IntEnum
 from ipaddress import IPv6Address
 
-HEAD_MAX, LEN_MAX, EXT_MAX, SEGMENTS_MAX = 256, 65549, 8, 1024
+HEAD_MAX, LEN_MAX, EXT_MAX, SEGMENTS_MAX = 256, 65589, 8, 1024
 NEEDS_CSUM, DATA_VALID = 1, 2
 GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, GSO_ECN = 1, 4, 5, 0x80
 MAPPED = bytes(10) + b"\xff\xff"
