@@ -49,7 +49,10 @@ class Port(Protocol):
 
     name: str
     mtu: int  # bytes of an IP packet
-    offload: Offload  # may change while the port lives (a driver negotiates late)
+
+    @property
+    def offload(self) -> Offload:
+        """What the link takes; may change while the port lives (a driver negotiates late)."""
 
     @property
     def stalled(self) -> bool:
