@@ -104,6 +104,8 @@ class Driver:
                 self._receive(port)
                 if not self._burst_was_full:
                     break
+            else:  # frames may wait in the port's own buffer, of which its descriptor says nothing
+                self.loop.call_soon(self._readable, port)
         except PortClosed as e:
             self._lost(port, e)
             return

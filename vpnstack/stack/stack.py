@@ -18,7 +18,7 @@ from ..core.burst import Burst
 from ..proto.tcp.config import Config
 from ..wire import icmp, ip
 from ..wire.icmp import Kind
-from . import headers, tcp, udp
+from . import headers, segments, tcp, udp
 from .fragments import FragmentLayer
 from .icmp import IcmpLayer
 from .interface import Datagram, Interface
@@ -211,7 +211,7 @@ class Stack:
                 out.keep(data)
                 out.count += 1
             else:
-                tcp.emit(out, *item)
+                segments.emit(out, *item)
 
     def deadline(self) -> float | None:
         """Return when `transmit` has something to do next by itself."""

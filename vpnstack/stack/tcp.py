@@ -14,19 +14,18 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..core import access
-from ..core._core import ffi, lib
 from ..core.burst import Burst
 from ..proto.tcp.block import Event
 from ..proto.tcp.config import Config
 from ..proto.tcp.connection import Connection, Icmp
 from ..proto.tcp.isn import initial_sequence
-from ..proto.tcp.options import emit_options
-from ..proto.tcp.segment import ACK, RST, SYN, Segment, reset_for
+from ..proto.tcp.segment import ACK, FIN, RST, SYN, Segment, reset_for
 from ..proto.tcp.state import Input, State
 from ..wire import icmp, ip
 from ..wire.icmp import Kind
 from . import headers
 from .interface import Interface
+from .segments import emit, segment_of
 
 FLOWS_MAX = 131072
 HELD_MAX = 4096  # SYNs that wait for a decision
@@ -148,6 +147,8 @@ class TcpLayer:
         if not self.interface.reachable(src):
             self.counters.unroutable += 1
             return
+        if seg.flags & (SYN | FIN) == SYN | FIN:  # opens nothing and deserves no answer, as Linux
+            return
         if seg.flags & (SYN | ACK | RST) == SYN:
             acceptor = self.listeners.get((dst, dport)) or self.listeners.get((None, dport))
             acceptor = acceptor or self.forward
@@ -207,6 +208,8 @@ class TcpLayer:
         for flow in self._waiting.pop(hop, ()):
             self.counters.undelivered += len(flow.conn.transmit(now, TURN))
             flow.conn.icmp_error(Icmp.SOFT, now, flow.conn.snd_una & 0xFFFFFFFF)
+            if flow.conn.wants_transmit:
+                self.ready(flow)
             self._after(flow)
 
     def lost(self, macs: Container[bytes]) -> None:
@@ -358,46 +361,3 @@ class TcpLayer:
     def deadline(self) -> float | None:
         """Return when `expire` has something to do next."""
         return self._timers[0][0] if self._timers else None
-
-
-def segment_of(f: Any) -> Segment:
-    """Make a `Segment` of a parsed TCP frame; its data is borrowed from the frame."""
-    opts = f.opts
-    if not opts:
-        return Segment(
-            f.seq, f.ack, f.tcp_flags, f.wnd, access.payload(f), f.urg, ce=f.tos & 3 == 3
-        )
-    sacks: tuple[tuple[int, int], ...] = ()
-    if opts & lib.TCPOPT_SACK:
-        edges = f.sack
-        sacks = tuple((edges[2 * i], edges[2 * i + 1]) for i in range(f.sack_n))
-    return Segment(
-        f.seq,
-        f.ack,
-        f.tcp_flags,
-        f.wnd,
-        access.payload(f),
-        f.urg,
-        f.mss if opts & lib.TCPOPT_MSS else 0,
-        f.wscale if opts & lib.TCPOPT_WSCALE else -1,
-        bool(opts & lib.TCPOPT_SACK_PERMITTED),
-        (f.tsval, f.tsecr) if opts & lib.TCPOPT_TIMESTAMP else None,
-        sacks,
-        0,
-        f.tos & 3 == 3,
-    )
-
-
-def emit(burst: Burst, template: bytes, seg: Segment) -> None:
-    """Add the frame of an outgoing segment to `burst`."""
-    opts = emit_options(seg)
-    n = len(seg.data)
-    data = ffi.NULL
-    if n:
-        data = ffi.from_buffer(seg.data)
-        burst.keep(data)
-    lib.frame_emit_tcp(
-        burst.frames[burst.count], template, len(template), seg.seq, seg.ack, seg.flags, seg.wnd,
-        seg.urg, opts, len(opts), data, n, seg.gso_size,
-    )  # fmt: skip
-    burst.count += 1
