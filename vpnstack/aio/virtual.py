@@ -19,6 +19,7 @@ from ..errors import UsageError
 START = 1.0  # zero means "never" to some programs
 TICK = 1e-9  # the clock moves at least this far for a timer: `time()` after it is later
 LIMIT = 7 * 86400.0
+LIBRARIES = (Path(asyncio.__file__).parent, Path(__file__).parent)  # say little about a program
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -138,7 +139,7 @@ def _place(task: asyncio.Task[Any]) -> str:
     while (frame := getattr(coro, "cr_frame", None)) is not None:
         path = Path(frame.f_code.co_filename)
         inner = f"{frame.f_code.co_name} ({path.name}:{frame.f_lineno})"
-        if path.parent.name not in ("aio", "asyncio"):
+        if path.parent not in LIBRARIES:
             own = inner
         coro = getattr(coro, "cr_await", None)
     return f"{task.get_name()} in {own or inner}"

@@ -255,7 +255,7 @@ def test_forgotten_server_is_a_deadlock() -> None:
         reader, _ = await a.open_connection("b", 7)
         await reader.read()  # nobody will ever write
 
-    with pytest.raises(Deadlock, match=r"waiting: .* in main \(test_aio_network.py:\d+\)"):
+    with pytest.raises(Deadlock, match=r"waiting: .* in main \(test_network.py:\d+\)"):
         Network().run(main)
 
 
