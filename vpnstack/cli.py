@@ -72,6 +72,10 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
             metavar="[tcp:|udp:][ADDRESS:]PORT[:GUEST_PORT]",
             help="Forward a host port (on 127.0.0.1 by default) to the guest.",
         ),
+        click.option(
+            "--capture", metavar="FILE", type=click.Path(dir_okay=False, writable=True),
+            help="Write every frame to a pcapng file.",
+        ),
         click.option("-v", "--verbose", count=True, help="Log more; -vv for everything."),
     )  # fmt: skip
     for option in reversed(options):
@@ -113,15 +117,16 @@ Examples:
 @click.option("--ifname", default="tap0", show_default=True, help="Name of the interface inside.")
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(
-    command: tuple[str, ...], ifname: str, mtu: int, forwards: tuple[str, ...], **rest: Any
-) -> None:
+    command: tuple[str, ...], ifname: str, mtu: int, forwards: tuple[str, ...],
+    capture: str | None, **rest: Any,
+) -> None:  # fmt: skip
     """Run COMMAND in a network of its own, served from here.
 
     It sees one interface, a gateway and a name server; `host.internal` is the host's loopback.
     The exit code is the command's.
     """
     config = gateway_config(mtu=mtu, **rest)
-    execute(programs.run(command, config, forwards, ifname, echo))
+    execute(programs.run(command, config, forwards, ifname, echo, capture))
 
 
 @main.command(
@@ -141,7 +146,8 @@ Examples:
 @click.argument("pid", type=int, required=False)
 def attach(
     pid: int | None, netns: str | None, mtu: int, ifname: str, no_configure: bool,
-    ready_fd: int | None, as_json: bool, forwards: tuple[str, ...], **rest: Any,
+    ready_fd: int | None, as_json: bool, forwards: tuple[str, ...], capture: str | None,
+    **rest: Any,
 ) -> None:  # fmt: skip
     """Give the namespace of process PID, or --netns, a network; ends on SIGTERM."""
     if (pid is None) == (netns is None):
@@ -151,7 +157,7 @@ def attach(
         programs.attach(
             Target(netns=netns) if netns is not None else Target(pid=pid), config, forwards, ifname,
             configure=not no_configure, ready=programs.Ready(ready_fd, as_json=as_json),
-            echo=plain if as_json else echo,
+            echo=plain if as_json else echo, capture=capture,
         )
     )  # fmt: skip
 
@@ -175,7 +181,7 @@ Examples:
 @click.option("--statistics", is_flag=True, help="Print counters as JSON at the end.")
 def serve(
     listens: tuple[str, ...], mtu: int, ready_fd: int | None, as_json: bool, statistics: bool,
-    forwards: tuple[str, ...], **rest: Any,
+    forwards: tuple[str, ...], capture: str | None, **rest: Any,
 ) -> None:  # fmt: skip
     """Be the network of machines that were started elsewhere, all on one switch.
 
@@ -185,6 +191,6 @@ def serve(
     execute(
         programs.serve(
             listens, config, forwards, ready=programs.Ready(ready_fd, as_json=as_json),
-            echo=plain if as_json else echo, statistics=statistics,
+            echo=plain if as_json else echo, statistics=statistics, capture=capture,
         )
     )  # fmt: skip

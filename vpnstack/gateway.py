@@ -11,7 +11,6 @@ through sockets of the host; `host.internal` is the host's loopback.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import ipaddress
 import logging
 import random
@@ -22,7 +21,9 @@ from dataclasses import replace
 from typing import Any, Self
 
 from .aio.driver import Driver
-from .aio.streams import ClientConnected, StackServer, StackTransport, stream_factory
+from .aio.endpoints import Endpoints
+from .aio.server import StackServer
+from .aio.streams import ClientConnected
 from .config import GatewayConfig
 from .errors import UsageError
 from .host.policy import Policy
@@ -41,6 +42,7 @@ from .services.resolver import Resolver
 from .stack.interface import Interface, InterfaceConfig
 from .stack.stack import Stack, Statistics, default_tcp_config
 from .wire import ip, ndp
+from .wire.ethernet import local_mac
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +91,6 @@ class Gateway:
         self._rng = random.Random(self.config.seed)
         self._jacks: dict[str, GatewayJack] = {}
         self._published: list[Published] = []
-        self._servers: list[StackServer] = []
         self._listeners: list[Listener] = []
         self._names: dict[str, list[bytes]] = {}
 
@@ -101,11 +102,12 @@ class Gateway:
         config = self.config
         hosts = config.host_addresses()
         own = [a for a in (config.v4, config.v6) if a is not None]
-        mac = mac_for("gateway")
+        mac = local_mac("gateway")
         self.switch = Switch(mac)
         interface = Interface(InterfaceConfig(mac, (*own, *hosts), config.mtu), self.switch)
         self.stack = Stack(interface, rng=self._rng, forwarding=True, tcp_config=tcp_config)
         self.driver = Driver(self.stack, self.switch, self._loop)
+        self._endpoints = Endpoints(self.stack, self.driver, self._loop, self._rng)
         self.policy = Policy(
             host=frozenset(a.ip.packed for a in hosts),
             local=frozenset(interface.local),
@@ -169,9 +171,7 @@ class Gateway:
             self.driver.unwatch(listener)
         for published in self._published:
             published.close()
-        for server in self._servers:
-            server.close()
-            server.abort_clients()
+        self._endpoints.close()
         self.tcp.close()
         self.udp.close()
         await self._dns.close()
@@ -203,7 +203,7 @@ class Gateway:
     def port(self, name: str) -> GatewayJack:
         """Return the place called `name`, with an address of its own that DHCP keeps for it."""
         if name not in self._jacks:
-            mac = mac_for(f"port/{name}")
+            mac = local_mac(f"port/{name}")
             ipv4 = self._fix_address(name, mac)
             jack = self._jacks[name] = GatewayJack(self, name, mac, ipv4)
             known = [a for a in (jack.ipv4, jack.ipv6) if a is not None]
@@ -262,51 +262,13 @@ class Gateway:
         self, connected: ClientConnected, addr: bytes | None, port: int
     ) -> StackServer:
         own = self.policy.local - self.policy.host
-        keys = [(a, port) for a in ([addr] if addr else sorted(own))]
-        listeners = self.stack.tcp.listeners
-        if any(key in listeners for key in keys):
-            raise UsageError(f"port {port} of the gateway is in use")
-
-        def closed() -> None:
-            for key in keys:
-                listeners.pop(key, None)
-
-        factory = stream_factory(connected, self._loop)
-        server = StackServer(factory, self._loop, self.driver.wake, closed)
-        for key in keys:
-            listeners[key] = server
-        self._servers.append(server)
-        return server
+        return self._endpoints.start_server(connected, [addr] if addr else sorted(own), port)
 
     async def open_connection(
         self, guest: str, port: int
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to a guest's port from the gateway's own address."""
-        target = self.resolve(guest)
-        source = self.stack.interface.source_for(target)
-        if source is None:
-            raise UsageError(f"the gateway has no address to reach {guest} from")
-        reader = asyncio.StreamReader(loop=self._loop)
-        protocol = asyncio.StreamReaderProtocol(reader, loop=self._loop)
-        flow = self._open_flow(source, (target, port))
-        connected = self._loop.create_future()
-        transport = StackTransport(flow, protocol, self._loop, self.driver.wake, connected)
-        self.driver.wake()
-        try:
-            await connected
-        except asyncio.CancelledError:
-            transport.abort()
-            raise
-        return reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
-
-    def _open_flow(self, source: bytes, remote: tuple[bytes, int]) -> Any:
-        for _ in range(64):
-            sport = self._rng.randrange(49152, 65536)
-            try:
-                return self.stack.tcp.connect((source, sport), remote, self.driver.now())
-            except KeyError:
-                continue
-        raise UsageError("no free port is left towards that address")
+        return await self._endpoints.open_connection((self.resolve(guest), port))
 
     def statistics(self) -> Statistics:
         """Return the stack's counters."""
@@ -316,12 +278,6 @@ class Gateway:
 def tcp_config(version: int, mtu: int) -> Config:
     """Return the parameters of connections with guests, whose silent end has to be noticed."""
     return replace(default_tcp_config(version, mtu), keepalive=True)
-
-
-def mac_for(name: str) -> bytes:
-    """Return a locally administered address, always the same for a name."""
-    digest = hashlib.blake2s(f"trikit:{name}".encode(), digest_size=5).digest()
-    return b"\x02" + digest
 
 
 def raise_descriptor_limit() -> None:

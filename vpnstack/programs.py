@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import entry_points
@@ -19,6 +20,7 @@ from .gateway import Gateway
 from .host.namespace import NamespaceConfig, Target
 from .host.resolver import install
 from .host.spawn import Child, open_tap
+from .link.capture import PcapngWriter, Tracer, TracingListener
 from .link.port import Listener, Port
 from .link.tap import TapPort
 
@@ -107,6 +109,18 @@ async def until_signal() -> AsyncIterator[asyncio.Event]:
             loop.remove_signal_handler(number)
 
 
+@contextlib.asynccontextmanager
+async def capturing(path: str | None) -> AsyncIterator[Callable[[Port], Port]]:
+    """Give a function that wraps a port in a tracer to the pcapng file `path`; None: as it is."""
+    if path is None:
+        yield lambda port: port
+        return
+    loop = asyncio.get_running_loop()
+    with open(path, "wb") as file:  # noqa: ASYNC230 (once, before there is a network)
+        writer = PcapngWriter(file, epoch=time.time() - loop.time())
+        yield lambda port: Tracer(port, writer, loop.time)
+
+
 async def publish_all(gateway: Gateway, forwards: Sequence[str], guest: str) -> list[str]:
     """Publish what the command line asked for; return a description of each."""
     lines = []
@@ -120,15 +134,15 @@ async def publish_all(gateway: Gateway, forwards: Sequence[str], guest: str) -> 
 
 async def run(
     argv: Sequence[str], config: GatewayConfig, forwards: Sequence[str], ifname: str,
-    echo: Callable[[str], None],
+    echo: Callable[[str], None], capture: str | None = None,
 ) -> int:  # fmt: skip
     """Run a command in namespaces of its own with our network; return its exit code."""
-    async with Gateway(config=config) as gateway:
+    async with capturing(capture) as wrap, Gateway(config=config) as gateway:
         child = await Child.start(argv, namespace_config(gateway, ifname, configure=True))
         try:
             for note in child.notes:
                 echo(note)
-            gateway.port("guest").plug(TapPort(child.tap_fd, ifname, config.mtu))
+            gateway.port("guest").plug(wrap(TapPort(child.tap_fd, ifname, config.mtu)))
             await publish_all(gateway, forwards, "guest")
             with child.forwarding():
                 await child.release()
@@ -139,13 +153,17 @@ async def run(
 
 async def attach(
     target: Target, config: GatewayConfig, forwards: Sequence[str], ifname: str, *,
-    configure: bool, ready: Ready, echo: Callable[[str], None],
+    configure: bool, ready: Ready, echo: Callable[[str], None], capture: str | None = None,
 ) -> int:  # fmt: skip
     """Give an existing namespace our network until a signal or its end; return an exit code."""
-    async with Gateway(config=config) as gateway, until_signal() as stop:
+    async with (
+        capturing(capture) as wrap,
+        Gateway(config=config) as gateway,
+        until_signal() as stop,
+    ):
         wanted = namespace_config(gateway, ifname, configure)
         tap = await open_tap(target, wanted)
-        gateway.port("guest").plug(TapPort(tap, ifname, config.mtu))
+        gateway.port("guest").plug(wrap(TapPort(tap, ifname, config.mtu)))
         published = await publish_all(gateway, forwards, "guest")
         resolver = install(target, wanted)
         try:
@@ -175,15 +193,21 @@ def open_listener(spec: str, mtu: int) -> tuple[str, Listener]:
 async def serve(
     listens: Sequence[str], config: GatewayConfig, forwards: Sequence[str], *,
     ready: Ready, echo: Callable[[str], None], statistics: bool = False,
+    capture: str | None = None,
 ) -> int:  # fmt: skip
     """Be the network of machines started elsewhere until a signal; return an exit code."""
-    async with Gateway(config=config) as gateway, until_signal() as stop:
+    async with (
+        capturing(capture) as wrap,
+        Gateway(config=config) as gateway,
+        until_signal() as stop,
+    ):
 
         def arrived(port: Port) -> None:
             echo(f"connected: {port.name}")
 
         for spec in listens:
-            gateway.listen(open_listener(spec, config.mtu)[1], arrived)
+            listener = open_listener(spec, config.mtu)[1]
+            gateway.listen(TracingListener(listener, wrap), arrived)
         published = []
         for text in forwards:
             spec, _, guest = text.partition("@")

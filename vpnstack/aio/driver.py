@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from ..core.access import parse_burst
 from ..core.burst import Burst
-from ..link.port import Listener, Port, PortClosed
+from ..link.port import Listener, Notifying, Port, PortClosed
 from ..link.switch import Switch
 from ..stack.stack import Stack
 
@@ -47,7 +48,10 @@ class Driver:
         self.switch.attach(port)
         self._closed[port] = closed
         fd = self._fds[port] = port.fileno()
-        self.loop.add_reader(fd, self._readable, port)
+        if fd >= 0:
+            self.loop.add_reader(fd, self._readable, port)
+        if isinstance(port, Notifying):
+            port.notify(partial(self._readable, port))
         self.wake()
 
     def detach(self, port: Port) -> None:
@@ -56,10 +60,10 @@ class Driver:
             return
         del self._closed[port]
         fd = self._fds.pop(port)
-        self.loop.remove_reader(fd)
+        if fd >= 0:
+            self.loop.remove_reader(fd)
         if port in self._writing:
-            self._writing.discard(port)
-            self.loop.remove_writer(fd)
+            self._unwatch_stalled(port, fd)
         gone = self.switch.stations(port)
         self.switch.detach(port)
         port.close()
@@ -92,7 +96,7 @@ class Driver:
         self.flush()
 
     def _readable(self, port: Port) -> None:
-        was_stalled = port.stalled
+        was_stalled = port in self._writing or port.stalled
         try:
             for _ in range(BURSTS):
                 if port not in self._closed or not port.rx_burst(self._burst):
@@ -106,6 +110,8 @@ class Driver:
             self._lost(port, e)
             return
         if was_stalled and not port.stalled:
+            if port in self._writing:
+                self._unwatch_stalled(port, self._fds[port])
             self.stack.tcp.unblock()
         self.flush()
 
@@ -154,13 +160,18 @@ class Driver:
         for port in self.switch.ports:
             if port.stalled and port not in self._writing:
                 self._writing.add(port)
-                self.loop.add_writer(self._fds[port], self._writable, port)
+                if self._fds[port] >= 0:
+                    self.loop.add_writer(self._fds[port], self._writable, port)
+
+    def _unwatch_stalled(self, port: Port, fd: int) -> None:
+        self._writing.discard(port)
+        if fd >= 0:
+            self.loop.remove_writer(fd)
 
     def _writable(self, port: Port) -> None:
         port.flush()
         if not port.stalled:
-            self._writing.discard(port)
-            self.loop.remove_writer(self._fds[port])
+            self._unwatch_stalled(port, self._fds[port])
             self.stack.tcp.unblock()
             self.flush()
 

@@ -31,6 +31,7 @@ class StackTransport(asyncio.Transport):
         loop: asyncio.AbstractEventLoop,
         wake: Callable[[], None],
         connected: asyncio.Future[None] | None = None,
+        lost: Callable[[StackTransport], None] | None = None,
     ) -> None:
         super().__init__(
             {
@@ -44,6 +45,7 @@ class StackTransport(asyncio.Transport):
         self._loop = loop
         self._wake = wake
         self._connected = connected
+        self._told = lost  # hears once that the connection is over
         self._pending = bytearray()  # what the connection did not take yet
         self._high, self._low = HIGH_WATER, HIGH_WATER // 4
         self._open = self._paused = self._closing = self._eof_out = self._eof_in = False
@@ -118,6 +120,9 @@ class StackTransport(asyncio.Transport):
             self._connected.exception()  # whoever gave up waiting must not be told again
         if self._open:
             self._loop.call_soon(self._protocol.connection_lost, error)
+        if self._told is not None:
+            self._told(self)
+            self._told = None
 
     # Writing.
 
@@ -252,47 +257,6 @@ def feed_buffered(protocol: asyncio.BufferedProtocol, data: bytes) -> None:
         room[:n] = view[:n]
         protocol.buffer_updated(n)
         view = view[n:]
-
-
-class StackServer:
-    """Listens on one address of the stack; makes a protocol for each connection."""
-
-    def __init__(
-        self,
-        factory: Callable[[], asyncio.BaseProtocol],
-        loop: asyncio.AbstractEventLoop,
-        wake: Callable[[], None],
-        closed: Callable[[], None],
-        backlog: int = 1024,
-    ) -> None:
-        self._factory = factory
-        self._loop = loop
-        self._wake = wake
-        self._closed = closed
-        self._backlog = backlog
-        self._transports: set[StackTransport] = set()
-        self.refused = 0
-
-    def flow_arrived(self, flow: Flow, now: float) -> None:
-        """Accept a SYN, unless too many connections are open."""
-        self._transports = {t for t in self._transports if not t._lost}
-        if len(self._transports) >= self._backlog:
-            self.refused += 1
-            flow.drop()
-            return
-        transport = StackTransport(flow, self._factory(), self._loop, self._wake)
-        self._transports.add(transport)
-        flow.accept()
-
-    def close(self) -> None:
-        """Stop listening; connections go on."""
-        self._closed()
-
-    def abort_clients(self) -> None:
-        """Reset every connection."""
-        for transport in self._transports:
-            if not transport._lost:
-                transport.abort()
 
 
 def stream_factory(

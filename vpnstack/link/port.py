@@ -3,14 +3,15 @@
 A port moves bursts of virtio-net frames (`vpnstack.core.burst.Burst`, an array of `struct frame`).
 It is driven from one loop and never blocks.  Whatever its kind, it has one readable descriptor;
 a port with several inside (vhost-user: a control socket and a kick for each queue) shows an epoll
-descriptor over them.
+descriptor over them.  A port that lives in this process alone may call instead (`Notifying`).
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from ..core.burst import Burst
 from ..errors import LinkError
@@ -48,14 +49,17 @@ class Port(Protocol):
 
     name: str
     mtu: int  # bytes of an IP packet
-    offload: Offload  # may change while the port lives (a driver negotiates late)
+
+    @property
+    def offload(self) -> Offload:
+        """What the link takes; may change while the port lives (a driver negotiates late)."""
 
     @property
     def stalled(self) -> bool:
         """True while frames given to `tx_burst` still wait: hold back what can wait."""
 
     def fileno(self) -> int:
-        """A descriptor that is readable when `rx_burst` has something to do."""
+        """A descriptor that is readable when `rx_burst` has work to do; -1: see `Notifying`."""
 
     def rx_burst(self, burst: Burst) -> int:
         """Fill `burst` with received frames, unparsed; return how many.
@@ -84,6 +88,38 @@ class Port(Protocol):
 
     def statistics(self) -> PortStatistics:
         """Return counters since the port was opened."""
+
+
+@runtime_checkable
+class Notifying(Protocol):
+    """A port that calls instead of, or as well as, making a descriptor readable.
+
+    Ports of one process have no descriptor; ports that delay frames have work when no descriptor
+    says so.
+    """
+
+    def notify(self, ready: Callable[[], None] | None) -> None:
+        """Call `ready` from the loop when `rx_burst` has something to do or `stalled` ended."""
+
+
+class Timer(Protocol):
+    """A call that was put off."""
+
+    def cancel(self) -> None:
+        """Do not make it."""
+
+
+class Clock(Protocol):
+    """What ports that wait need to have: any asyncio loop is one."""
+
+    def time(self) -> float:
+        """Return the time in seconds."""
+
+    def call_soon(self, callback: Callable[..., object], *args: Any) -> Timer:
+        """Call after this turn of the loop."""
+
+    def call_at(self, when: float, callback: Callable[..., object], *args: Any) -> Timer:
+        """Call at the time `when`."""
 
 
 @runtime_checkable

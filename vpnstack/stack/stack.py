@@ -22,6 +22,7 @@ from . import headers, segments, tcp, udp
 from .fragments import FragmentLayer
 from .icmp import IcmpLayer
 from .interface import Datagram, Interface
+from .protocol import Handler, Registry
 from .resolution import ETHERTYPE_ARP, Resolution
 
 IPV4, IPV6 = 0x0800, 0x86DD
@@ -74,9 +75,20 @@ class Stack:
         self.udp = udp.UdpLayer(interface)
         self.udp.unclaimed = self._port_unreachable
         self.resolution = Resolution(interface)
+        self.registry = Registry(interface)
         self._dropped = [0] * lib.FRAME_VERDICTS
         self._frames_in = self._frames_out = 0
         self._out = Burst()
+
+    @property
+    def protocols(self) -> dict[int, Handler]:
+        """Handlers of the user's own IP protocols, by number."""
+        return self.registry.protocols
+
+    @property
+    def ethertypes(self) -> dict[int, Handler]:
+        """Handlers of the user's own EtherTypes, by number."""
+        return self.registry.ethertypes
 
     # Receiving.
 
@@ -90,6 +102,8 @@ class Stack:
                 self._receive_ip(f, now)
             elif f.ethertype == ETHERTYPE_ARP:
                 self.resolution.receive_arp(f, now)
+            else:
+                self.registry.receive_frame(f, now)
         self.tcp.settle()
 
     def _drop(self, f: Any, now: float) -> None:
@@ -113,7 +127,7 @@ class Stack:
                 self.udp.receive(f, now)
         elif proto == (ip.ICMP if f.ip_version == 4 else ip.ICMPV6):
             self._receive_icmp(f, now)
-        elif self._for_us(f) and proto != ip.NO_NEXT:
+        elif self._for_us(f) and not self.registry.receive_ip(f, now) and proto != ip.NO_NEXT:
             self.icmp.report(f, Kind.PROTOCOL_UNREACHABLE, now)
 
     def _reassemble(self, f: Any, now: float) -> Any:
@@ -152,6 +166,7 @@ class Stack:
         """Give a received ICMP error to the flow or port whose packet it quotes."""
         about = icmp.quoted(error)
         if about is None:
+            self.registry.icmp_received(error, now)
             return
         local, remote = (about.src, about.sport), (about.dst, about.dport)
         if about.proto == headers.UDP:
@@ -187,6 +202,7 @@ class Stack:
         self.tcp.expire(now)
         self.fragments.expire(now)
         self.resolution.transmit(now)
+        self.registry.transmit(now)
         resolved, failed = self.resolution.release()
         for hop in resolved:
             self.tcp.resolved(hop)
@@ -215,7 +231,8 @@ class Stack:
 
     def deadline(self) -> float | None:
         """Return when `transmit` has something to do next by itself."""
-        times = (self.tcp.deadline(), self.resolution.deadline(), self.fragments.deadline())
+        layers = (self.tcp, self.resolution, self.fragments, self.registry)
+        times = (layer.deadline() for layer in layers)
         return min((at for at in times if at is not None), default=None)
 
     def statistics(self) -> Statistics:

@@ -5,6 +5,7 @@ The fast path's headers are parsed and built in C (`core/frame.h`).  MAC address
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 
@@ -65,3 +66,9 @@ def format_mac(mac: bytes) -> str:
 def is_unicast(mac: bytes) -> bool:
     """Tell whether `mac` can be one station's: not a group address and not all zero."""
     return len(mac) == MAC_LEN and not mac[0] & 1 and mac != ZERO
+
+
+def local_mac(name: str) -> bytes:
+    """Return a locally administered address (IEEE 802-2014 8.4), always the same for a name."""
+    digest = hashlib.blake2s(f"trikit:{name}".encode(), digest_size=5).digest()
+    return b"\x02" + digest

@@ -11,7 +11,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from vpnstack.aio.driver import Driver
-from vpnstack.aio.streams import StackServer, StackTransport, stream_factory
+from vpnstack.aio.server import StackServer
+from vpnstack.aio.streams import StackTransport, stream_factory
 from vpnstack.gateway import Gateway
 from vpnstack.link.pair import pair
 from vpnstack.link.switch import Switch

@@ -1,0 +1,126 @@
+"""Two hosts of one process without a link between them: speed on one core, and memory."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from vpnstack.aio.host import Host
+from vpnstack.link.virtual import cable
+from vpnstack.proto.tcp.config import Config
+from vpnstack.stack.stack import default_tcp_config
+
+CHUNK = 1 << 18
+CONNECTS = 64  # at a time
+PER_PORT = 10_000  # connections to one port of the server
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """Of one flow: Gbit/s of payload, and frames with data a second."""
+
+    gbit: float
+    segments: float
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Of `held` idle connections: octets for each end, and connections opened a second."""
+
+    held: int
+    octets: float
+    connects: float
+
+
+class Sink(asyncio.BufferedProtocol):
+    """Counts what arrives."""
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._buffer = bytearray(CHUNK)
+
+    def get_buffer(self, sizehint: int) -> bytearray:
+        """Return where the next octets go."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Count them."""
+        self.n += nbytes
+
+
+def segmented(version: int, mtu: int) -> Config:
+    """Return parameters under which every frame is one segment."""
+    return replace(default_tcp_config(version, mtu), tso=False)
+
+
+async def joined(tcp: Callable[[int, int], Config] | None) -> tuple[Host, Host]:
+    """Return two hosts back to back."""
+    left, right = cable(asyncio.get_running_loop())
+    a = Host(left, ["10.0.0.1/24"], name="a", tcp=tcp, seed=1)
+    b = Host(right, ["10.0.0.2/24"], name="b", tcp=tcp, seed=2)
+    a.start()
+    b.start()
+    return a, b
+
+
+async def speed(seconds: float, tcp: Callable[[int, int], Config] | None = None) -> Speed:
+    """Send one flow for a while."""
+    a, b = await joined(tcp)
+    sink = Sink()
+    await b.create_server(lambda: sink, 9)
+    _, writer = await a.open_connection("10.0.0.2", 9)
+    chunk = bytes(CHUNK)
+    end = time.perf_counter() + seconds / 4  # slow start
+    while time.perf_counter() < end:
+        writer.write(chunk)
+        await writer.drain()
+    start, before, segments = time.perf_counter(), sink.n, b.statistics().stack.segments_in
+    while time.perf_counter() < start + seconds:
+        writer.write(chunk)
+        await writer.drain()
+    took = time.perf_counter() - start
+    out = Speed(
+        (sink.n - before) * 8 / took / 1e9,
+        (b.statistics().stack.segments_in - segments) / took,
+    )
+    writer.transport.abort()
+    a.close()
+    b.close()
+    return out
+
+
+def resident() -> int:
+    """Return the octets of this process that are in memory."""
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * PAGE
+
+
+async def memory(held: int) -> Memory:
+    """Open idle connections and hold them; both ends are in this process."""
+    a, b = await joined(None)
+    for i in range(-(-held // PER_PORT)):
+        await b.create_server(asyncio.Protocol, 1000 + i)
+    await asyncio.gather(*(a.create_connection(asyncio.Protocol, "10.0.0.2", 1000) for _ in "12"))
+    gc.collect()
+    before, start = resident(), time.perf_counter()
+    transports = []
+    for i in range(0, held, CONNECTS):
+        calls = (
+            a.create_connection(asyncio.Protocol, "10.0.0.2", 1000 + n // PER_PORT)
+            for n in range(i, min(i + CONNECTS, held))
+        )
+        transports += [transport for transport, _ in await asyncio.gather(*calls)]
+    took = time.perf_counter() - start
+    gc.collect()
+    established = len(b.stack.tcp.flows)
+    if established < held:
+        raise RuntimeError(f"expected {held} connections, found {established}")
+    out = Memory(held, (resident() - before) / (2 * held), held / took)
+    a.driver.close()  # no farewell to each: the process ends here
+    b.driver.close()
+    return out

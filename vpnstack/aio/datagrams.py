@@ -1,0 +1,129 @@
+"""asyncio datagram transports over ports of the stack."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable
+from typing import Any
+
+from ..stack.stack import Stack
+from ..stack.udp import Endpoint
+from ..wire import icmp, ip
+from ..wire.icmp import Kind
+
+_ERRORS: dict[Kind | None, tuple[type[OSError], int]] = {
+    Kind.PORT_UNREACHABLE: (ConnectionRefusedError, errno.ECONNREFUSED),
+    Kind.PROTOCOL_UNREACHABLE: (OSError, errno.ENOPROTOOPT),
+    Kind.NET_UNREACHABLE: (OSError, errno.ENETUNREACH),
+    Kind.PROHIBITED: (PermissionError, errno.EACCES),
+    Kind.TOO_BIG: (OSError, errno.EMSGSIZE),
+}  # any other is EHOSTUNREACH
+
+
+class StackDatagramTransport(asyncio.DatagramTransport):
+    """A bound port; `source` finds our address towards another where none is bound.
+
+    ICMP errors about what was sent come to `error_received`, whether the transport is connected or
+    not: `ConnectionRefusedError` for a port that nobody has, others with their errno.
+    """
+
+    def __init__(
+        self,
+        stack: Stack,
+        loop: asyncio.AbstractEventLoop,
+        wake: Callable[[], None],
+        local: tuple[bytes | None, int],
+        remote: Endpoint | None,
+        resolve: Callable[[str], bytes],
+    ) -> None:
+        extra: dict[str, Any] = {"sockname": (_text(local[0]), local[1])}
+        if remote is not None:
+            extra["peername"] = (_text(remote[0]), remote[1])
+        super().__init__(extra)
+        self._stack = stack
+        self._loop = loop
+        self._wake = wake
+        self._local = local
+        self._remote = remote
+        self._resolve = resolve
+        self._protocol: asyncio.DatagramProtocol = asyncio.DatagramProtocol()
+        self._closing = False
+        stack.udp.ports[local] = self
+
+    def open(self, protocol: asyncio.DatagramProtocol) -> None:
+        """Begin: tell the protocol about its transport."""
+        self._protocol = protocol
+        protocol.connection_made(self)
+
+    # From the stack.
+
+    def datagram_received(self, remote: Endpoint, local: Endpoint, data: bytes, now: float) -> None:
+        """Hand a datagram on; a connected transport takes its peer's only."""
+        if self._closing or (self._remote is not None and remote != self._remote):
+            return
+        self._protocol.datagram_received(data, (_text(remote[0]), remote[1]))
+
+    def icmp_received(
+        self, remote: Endpoint, local: Endpoint, error: icmp.Error, now: float
+    ) -> None:
+        """Hand an error on."""
+        if self._closing or (self._remote is not None and remote != self._remote):
+            return
+        kind, number = _ERRORS.get(error.kind, (OSError, errno.EHOSTUNREACH))
+        text = f"{_text(remote[0])} port {remote[1]}: {os.strerror(number)} ({error})"
+        self._protocol.error_received(kind(number, text))
+
+    # From the user.
+
+    def sendto(self, data: Any, addr: Any = None) -> None:
+        """Send one datagram, to `addr` or to the peer; errors come to `error_received`."""
+        if self._closing:
+            return
+        if self._remote is None:
+            if addr is None:
+                raise ValueError("expected an address: the transport is not connected")
+            target = (self._resolve(addr[0]), addr[1])
+        else:
+            target = self._remote
+        source = self._local[0] or self._stack.interface.source_for(target[0])
+        if source is None or len(source) != len(target[0]):
+            self._soon(OSError(errno.ENETUNREACH, f"no address to reach {_text(target[0])} from"))
+            return
+        local = (source, self._local[1])
+        if not self._stack.udp.send(local, target, bytes(data), self._loop.time()):
+            self._soon(OSError(errno.EMSGSIZE, f"{len(data)} bytes are too long for a datagram"))
+        self._wake()
+
+    def _soon(self, error: OSError) -> None:
+        self._loop.call_soon(self._protocol.error_received, error)
+
+    def is_closing(self) -> bool:
+        """Tell whether it was closed."""
+        return self._closing
+
+    def close(self) -> None:
+        """Give the port back; the protocol hears `connection_lost`."""
+        if not self._closing:
+            self._closing = True
+            self._stack.udp.ports.pop(self._local, None)
+            self._loop.call_soon(self._protocol.connection_lost, None)
+
+    def abort(self) -> None:
+        """Close; nothing is queued here."""
+        self.close()
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Return the protocol."""
+        return self._protocol
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Hand the transport to another protocol."""
+        if not isinstance(protocol, asyncio.DatagramProtocol):
+            raise TypeError(f"expected a DatagramProtocol, found {type(protocol).__name__}")
+        self._protocol = protocol
+
+
+def _text(addr: bytes | None) -> str:
+    return "0.0.0.0" if addr is None else ip.format_address(addr)
