@@ -71,4 +71,6 @@ def icmp_name(version: int, kind: int, code: int) -> str:
     name = next((text for text, n in ICMP_TYPES[version].items() if n == kind), "")
     codes = ICMP_CODES[version].get(name, {})
     word = next((text for text, n in codes.items() if n == code), "")
-    return " ".join(part for part in (name or f"type {kind}", word or f"code {code}") if part)
+    if not word and (code or codes):
+        word = f"code {code}"
+    return f"{name or f'type {kind}'} {word}".strip()

@@ -37,7 +37,7 @@ class TcpSocket(Socket):
         self.parent: TcpSocket | None = None
         self.opening: set[TcpSocket] = set()
         self.ready: deque[TcpSocket] = deque()
-        self.connecting = self.connected = False
+        self.connecting = self.connected = self.waiting = False
         self.sending = 0  # octets of a blocked call that were taken already
 
     @property
@@ -107,12 +107,16 @@ class TcpSocket(Socket):
     def connect(self, remote: Endpoint, port: int) -> int:
         """Open a connection, from `port` where the socket is not bound."""
         if self.connected:
+            if self.waiting:  # the call that opened the connection comes back
+                self.waiting = False
+                return 0
             raise Fault("EISCONN")
         if self.flow is not None:
             self.pending_error()
             if not self.connecting:
                 raise Fault("ECONNABORTED")
             raise Fault("EALREADY") if self.nonblocking else WouldBlock
+        self.waiting = not self.nonblocking
         mine = self.local or (self.address, port)
         self.local = (mine[0] if any(mine[0]) else self.address, mine[1] or port)
         try:
