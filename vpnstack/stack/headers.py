@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 
 from ..core.access import KEY_LEN
+from ..proto.tcp.segment import Segment
+from ..wire import ip
 
 _KEY = struct.Struct("=16s16sHHB3x")
 _V4_MAPPED = b"\0" * 10 + b"\xff\xff"
@@ -40,3 +42,13 @@ def template(
         return dst_mac + src_mac + b"\x08\x00" + network + ports
     network = struct.pack("!IHBB16s16s", 6 << 28, 0, proto, ttl, src, dst)
     return dst_mac + src_mac + b"\x86\xdd" + network + ports
+
+
+def packet(ends: tuple[bytes, int, bytes, int], seg: Segment) -> bytes:
+    """Build the IP packet of a segment without options or data, which waits for a neighbour."""
+    src, sport, dst, dport = ends
+    fields = (sport, dport, seg.seq, seg.ack, 5 << 12 | seg.flags, seg.wnd)
+    header = struct.pack("!HHIIHHHH", *fields, 0, 0)
+    right = ip.checksum(header, ip.pseudo_sum(src, dst, TCP, len(header)))
+    body = header[:16] + right.to_bytes(2, "big") + header[18:]
+    return ip.emit(ip.Repr(src, dst, TCP, dont_fragment=len(src) == 4), body)

@@ -24,7 +24,7 @@ from ..proto.tcp.state import Input, State
 from ..wire import icmp, ip
 from ..wire.icmp import Kind
 from . import headers
-from .interface import Interface
+from .interface import Interface, Packet
 from .segments import emit, segment_of
 
 FLOWS_MAX = 131072
@@ -171,10 +171,11 @@ class TcpLayer:
         if answer is None:
             return
         src, sport, dst, dport = headers.unpack_key(key)
-        mac = self.interface.resolve(src, now, None)
+        ends = (dst, dport, src, sport)
+        self.counters.resets_out += 1
+        mac = self.interface.resolve(src, now, Packet(headers.packet(ends, answer)))
         if mac is not None:
-            self.counters.resets_out += 1
-            tmpl = headers.template(mac, self.interface.mac, (dst, dport, src, sport), headers.TCP)
+            tmpl = headers.template(mac, self.interface.mac, ends, headers.TCP)
             self.interface.send_queued((tmpl, answer))
 
     def icmp_received(

@@ -38,8 +38,21 @@ class Scoreboard:
     """The records of one connection and the sums over them."""
 
     __slots__ = (
-        "delivered", "dup_bytes", "fack", "idle_mark", "lost", "n_lost", "original_acked", "out",
-        "records", "reorderings", "reordered", "resent_acked", "sacked", "sampled", "stamp",
+        "delivered",
+        "dup_bytes",
+        "fack",
+        "idle_mark",
+        "lost",
+        "n_lost",
+        "original_acked",
+        "out",
+        "records",
+        "reordered",
+        "reorderings",
+        "resent_acked",
+        "sacked",
+        "sampled",
+        "stamp",
     )  # fmt: skip
 
     def __init__(self) -> None:
