@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 
+from ..errors import VpnstackError
 from . import assertions, text
 from .build import Builder
 from .calls import Calls, Operation
@@ -89,8 +90,8 @@ class Runner:
                 self._event(event, self._elastic(i))
                 self.done += 1
             self._finish()
-        except (Mismatch, ScriptError) as e:
-            return self._failure(e, event), isinstance(e, ScriptError)
+        except VpnstackError as e:
+            return self._failure(e, event), not isinstance(e, Mismatch)
         return None, False
 
     def _elastic(self, i: int) -> bool:
@@ -100,7 +101,7 @@ class Runner:
             for e in self.script.events[i + 1 :]
         )
 
-    def _failure(self, e: Mismatch | ScriptError, event: Event | None) -> Failure:
+    def _failure(self, e: VpnstackError, event: Event | None) -> Failure:
         line, shown = (event.line, event.text) if event else (0, "")
         blamed = getattr(e, "event", None)
         if blamed is not None:
@@ -108,7 +109,7 @@ class Runner:
         for sent in self.lab.sent:
             self._show(">", sent.at, translate(sent, self._flow(sent)), " (not expected yet)")
         recent = tuple(self.trace)[-RECENT:]
-        if isinstance(e, ScriptError):
+        if not isinstance(e, Mismatch):
             return Failure(line, shown, self.lab.now, str(e), recent=recent)
         return Failure(
             line, shown, self.lab.now, e.message, e.expected, e.found, e.reasons, recent
@@ -219,7 +220,7 @@ class Runner:
         self._advance(start)
         if not self.lab.sent:
             self._advance(end + tolerance, for_packet=True)
-        shown = text.line(want, self.settings.version)
+        shown = text.line(want, self.settings.version, brackets=True)
         if not self.lab.sent:
             span = f"{start:.6f}" if start == end else f"{start:.6f} to {end:.6f}"
             raise Mismatch("the stack sent nothing", f"{span} > {shown}", "nothing")

@@ -17,6 +17,7 @@ from .values import number
 C = CONSTANTS
 SOCKET, TCP = C["SOL_SOCKET"], C["IPPROTO_TCP"]
 QUICK, DELAYED = 0.0, 0.04
+LEAST = {"mss": 88, "rcv_buf": 256}  # what makes sense
 
 _FIELDS: dict[tuple[int, int], tuple[str, Callable[[int], Any]]] = {
     (SOCKET, C["SO_KEEPALIVE"]): ("keepalive", bool),
@@ -46,6 +47,8 @@ def set_option(sock: Socket, level: int, name: int, value: Expression) -> int:
         sock.options[level, name] = found
         if isinstance(sock, TcpSocket) and (level, name) in _FIELDS:
             field, convert = _FIELDS[level, name]
+            if not LEAST.get(field, 0) <= found <= 1 << 30:
+                raise Fault("EINVAL")
             sock.configure(**{field: convert(found)})
     return 0
 
