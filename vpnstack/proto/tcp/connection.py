@@ -312,6 +312,6 @@ class Connection(Block):
         self.rtx_credit = self.mss
         self.wants_transmit = True
 
-    def statistics(self) -> Statistics:
-        """Return a snapshot by the names of Linux's TCP_INFO."""
-        return snapshot(self)
+    def statistics(self, now: float = 0.0) -> Statistics:
+        """Return a snapshot by the names of Linux's TCP_INFO, ages as of `now`."""
+        return snapshot(self, now)
