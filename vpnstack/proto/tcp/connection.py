@@ -152,8 +152,10 @@ class Connection(Block):
             self.wants_transmit = True
 
     def refuse(self) -> None:
-        """Answer the held SYN with a reset."""
-        if self.held:
+        """Answer the held SYN with a reset; a connection that came by a cookie likewise."""
+        if not self.held:
+            self.abort()
+        else:
             self.snd_nxt = 0
             sending.reset(self, 0)
             self.finish(Input.ABORT)
