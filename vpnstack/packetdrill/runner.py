@@ -147,14 +147,17 @@ class Runner:
         return e
 
     def _retry(self) -> None:
-        """Try the calls that block again."""
-        for pending in list(self._pending):
+        """Try the calls that block again; what they did may have to leave."""
+        waiting = list(self._pending)
+        for pending in waiting:
             try:
                 self._complete(pending)
             except WouldBlock:
                 continue
             except Mismatch as e:
                 raise self._blame(e, pending.event) from e
+        if waiting:
+            self.lab.settle()
 
     # Events.
 

@@ -23,7 +23,6 @@ _FIELDS: dict[tuple[int, int], tuple[str, Callable[[int], Any]]] = {
     (SOCKET, C["SO_KEEPALIVE"]): ("keepalive", bool),
     (SOCKET, C["SO_RCVBUF"]): ("rcv_buf", int),
     (TCP, C["TCP_NODELAY"]): ("nodelay", bool),
-    (TCP, C["TCP_CORK"]): ("cork", bool),
     (TCP, C["TCP_MAXSEG"]): ("mss", int),
     (TCP, C["TCP_KEEPIDLE"]): ("keepalive_idle", float),
     (TCP, C["TCP_KEEPINTVL"]): ("keepalive_interval", float),
@@ -45,7 +44,9 @@ def set_option(sock: Socket, level: int, name: int, value: Expression) -> int:
     else:
         found = number(value)
         sock.options[level, name] = found
-        if isinstance(sock, TcpSocket) and (level, name) in _FIELDS:
+        if isinstance(sock, TcpSocket) and (level, name) == (TCP, C["TCP_CORK"]):
+            sock.cork(bool(found))
+        elif isinstance(sock, TcpSocket) and (level, name) in _FIELDS:
             field, convert = _FIELDS[level, name]
             if not LEAST.get(field, 0) <= found <= 1 << 30:
                 raise Fault("EINVAL")

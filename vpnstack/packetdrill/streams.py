@@ -63,6 +63,12 @@ class TcpSocket(Socket):
             conn.rcv_wscale = receiving.scale_for(conn.config.rcv_buf)
         self.touch()
 
+    def cork(self, held: bool) -> None:
+        """TCP_CORK: hold short segments back, or let them go."""
+        if self.conn is not None:
+            self.conn.cork(held)
+            self.touch()
+
     def touch(self) -> None:
         """Have the stack look at the connection."""
         if self.flow is not None:
