@@ -191,7 +191,7 @@ def _icmp(c: Cursor, info: IpInfo, quote: Quote | None, version: int) -> Icmp:
     fields: dict[str, int] = {}
     while c.at("mtu", "pointer", "id", "seq", "code"):
         name = c.advance().text
-        fields[name] = c.integer()
+        fields[name] = c.integer(65535 if name in ("id", "seq") else 0xFFFFFFFF)
     length = None
     if c.take("("):
         length = c.integer(PAYLOAD_MAX)

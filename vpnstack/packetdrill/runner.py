@@ -92,6 +92,9 @@ class Runner:
             self._finish()
         except VpnstackError as e:
             return self._failure(e, event), not isinstance(e, Mismatch)
+        except Exception as e:  # a fault of the stack's must not hide what other scripts find
+            raised = Mismatch(f"the stack raised {type(e).__name__}: {e}")
+            return self._failure(raised, event), False
         return None, False
 
     def _elastic(self, i: int) -> bool:

@@ -24,6 +24,8 @@ IGNORED = (
     "dry_run", "netdev_name", "local_linux_tcp_stack", "verbose", "debug",
 )  # fmt: skip
 _PREFIX = {4: 16, 6: 64}
+LEAST = {"mss": 88, "rcv_buf": 256, "first_buf": 256, "snd_buf": 256, "max_super": 1500}
+MOST = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,10 +89,11 @@ def _field(name: str, value: str) -> bool | int | float:
     default = known.get(name)
     if isinstance(default, bool):
         return _flag(value)
-    if isinstance(default, int):
-        return int(value)
-    if isinstance(default, float):
-        return float(value)
+    if isinstance(default, int | float):
+        number = type(default)(value)
+        if not LEAST.get(name, 0) <= number <= MOST:
+            raise ValueError(f"{LEAST.get(name, 0)} to {MOST}")
+        return number
     raise ScriptError(f"expected --tcp_NAME of a simple field of Config, found --tcp_{name}")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from .errors import ScriptError
 from .names import CONSTANTS
 from .script import Expression, Name, Struct
-from .settings import congestion
+from .settings import LEAST, MOST, congestion
 from .sockets import Fault, Socket
 from .streams import TcpSocket
 from .values import number
@@ -17,7 +17,6 @@ from .values import number
 C = CONSTANTS
 SOCKET, TCP = C["SOL_SOCKET"], C["IPPROTO_TCP"]
 QUICK, DELAYED = 0.0, 0.04
-LEAST = {"mss": 88, "rcv_buf": 256}  # what makes sense
 
 _FIELDS: dict[tuple[int, int], tuple[str, Callable[[int], Any]]] = {
     (SOCKET, C["SO_KEEPALIVE"]): ("keepalive", bool),
@@ -48,7 +47,7 @@ def set_option(sock: Socket, level: int, name: int, value: Expression) -> int:
             sock.cork(bool(found))
         elif isinstance(sock, TcpSocket) and (level, name) in _FIELDS:
             field, convert = _FIELDS[level, name]
-            if not LEAST.get(field, 0) <= found <= 1 << 30:
+            if not LEAST.get(field, 0) <= found <= MOST:
                 raise Fault("EINVAL")
             sock.configure(**{field: convert(found)})
     return 0

@@ -59,6 +59,8 @@ class TcpSocket(Socket):
             conn.cc = conn.config.congestion(conn.mss)
         if "mss" in changes and conn.state <= State.SYN_SENT:
             conn.set_mss(conn.peer_mss)
+        if "rcv_buf" in changes:
+            conn.rcv_buf = conn.config.rcv_buf  # what the user sets is not tuned
         if "rcv_buf" in changes and conn.state <= State.SYN_SENT and conn.rcv_wscale >= 0:
             conn.rcv_wscale = receiving.scale_for(conn.config.rcv_buf)
         self.touch()

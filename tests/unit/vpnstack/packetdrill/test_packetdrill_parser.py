@@ -11,6 +11,7 @@ import pytest
 from vpnstack.packetdrill import text
 from vpnstack.packetdrill.errors import ScriptError
 from vpnstack.packetdrill.parser import parse
+from vpnstack.packetdrill.runner import run
 from vpnstack.packetdrill.script import (
     ANY,
     Call,
@@ -176,3 +177,14 @@ def test_fuzz_seeded() -> None:
     assert len(corpus) > 60
     for _ in range(3000):
         fuzz_packetdrill.TestOneInput(fuzz_packetdrill.mutate(rng.choice(corpus), rng))
+
+
+def test_fuzz_run_seeded() -> None:
+    import fuzz_packetdrill
+
+    rng = random.Random(5)
+    corpus = [path.read_bytes() for path in sorted(SCRIPTS.rglob("*.pkt"))]
+    for _ in range(500):
+        data = fuzz_packetdrill.shuffle(rng.choice(corpus), rng.choice(corpus), rng)
+        shown = run(data.decode("latin-1")).render()
+        assert "the stack raised" not in shown, shown
