@@ -2,7 +2,8 @@
 
 Ours: `--tcp_NAME` sets a field of `proto.tcp.config.Config` (`--tcp_min_rto=1.0`,
 `--tcp_rcv_buf=65536`), `--congestion` names a congestion control, `--gso` shows super-segments as
-they leave, `--strict_options` compares TCP options octet by octet, `--seed` seeds the stack.
+they leave, `--strict_options` compares TCP options one by one in their order, `--seed` seeds the
+stack, `--syn_queue` bounds the handshakes under way, beyond which SYN cookies are sent.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Settings:
     bind_port: int = 8080
     connect_port: int = 8080
     seed: int = 1
+    syn_queue: int = 256
     gso: bool = False
     strict_options: bool = False
     tcp: dict[str, Any] = field(default_factory=dict)
@@ -148,6 +150,7 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "bind_port": ("bind_port", _port),
     "connect_port": ("connect_port", _port),
     "seed": ("seed", int),
+    "syn_queue": ("syn_queue", _port),
     "gso": ("gso", _flag),
     "strict_options": ("strict_options", _flag),
 }
