@@ -5,11 +5,14 @@ from __future__ import annotations
 import struct
 
 from ..wire import icmp, ip
+from .errors import ScriptError
 from .flows import FlowMap
 from .script import Icmp, IpInfo, Option, Packet, Quote, Tcp, Udp
 
 TCP_HEADER_LEN = 20
 QUOTE_WINDOW = 65535
+OPTIONS_MAX = 40
+BODY_MAX = 65535 - ip.V4_HEADER_LEN
 _KINDS = {"eol": 0, "nop": 1, "mss": 2, "wscale": 3, "sackOK": 4, "sack": 5, "TS": 8}
 _FORMATS = {"mss": "H", "wscale": "B", "TS": "II"}
 
@@ -52,10 +55,15 @@ class Builder:
         options = emit_options(what.options or (), flow)
         header = struct.pack(
             "!HHIIHHHH", flow.remote, flow.local, what.seq, ack,
-            (TCP_HEADER_LEN + len(options)) // 4 << 12 | what.flags,
+            min((TCP_HEADER_LEN + len(options)) // 4, 15) << 12 | what.flags,
             what.win if what.win is not None else 0, 0, what.urg or 0,
         )  # fmt: skip
         body = header + options + bytes(what.length)
+        if len(options) > OPTIONS_MAX or len(body) > BODY_MAX:
+            raise ScriptError(
+                f"expected at most {OPTIONS_MAX} octets of options and {BODY_MAX} in all, "
+                f"found {len(options)} and {len(body)}"
+            )
         return self._emit(what.info, ip.TCP, self._sum(body, ip.TCP, 16, what.info))
 
     def _udp(self, what: Udp, flow: FlowMap) -> bytes:

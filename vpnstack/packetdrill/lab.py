@@ -46,6 +46,7 @@ class Lab:
             rng=random.Random(settings.seed),
             tcp_config=self._config,
         )
+        self.stack.tcp.syn_queue.limit = settings.syn_queue
 
     def _config(self, version: int, mtu: int) -> Config:
         return replace(default_tcp_config(version, mtu), **self.settings.tcp)

@@ -11,6 +11,7 @@ from .script import FLAG_LETTERS, Icmp, IpInfo, Option, Packet, Quote, Tcp, Udp
 
 MASK = 0xFFFFFFFF
 PAYLOAD_MAX = 65507
+OPTIONS_MAX = 40
 
 
 def packet(c: Cursor, version: int) -> Packet:
@@ -99,6 +100,8 @@ def _tcp(c: Cursor, info: IpInfo) -> Tcp:
             c.need(">")
         else:
             options = _options(c)
+            if len(options) > OPTIONS_MAX:
+                raise ScriptError(f"expected at most {OPTIONS_MAX} TCP options", line)
     if ack is not None and not flags & 16:
         raise ScriptError("expected the flag '.' with an acknowledgement, found none", line)
     return Tcp(info, flags, seq, length, ack, win, urg, options)
@@ -188,7 +191,7 @@ def _icmp(c: Cursor, info: IpInfo, quote: Quote | None, version: int) -> Icmp:
     fields: dict[str, int] = {}
     while c.at("mtu", "pointer", "id", "seq", "code"):
         name = c.advance().text
-        fields[name] = c.integer()
+        fields[name] = c.integer(65535 if name in ("id", "seq") else 0xFFFFFFFF)
     length = None
     if c.take("("):
         length = c.integer(PAYLOAD_MAX)

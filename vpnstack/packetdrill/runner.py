@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass, replace
 
+from ..errors import VpnstackError
 from . import assertions, text
 from .build import Builder
 from .calls import Calls, Operation
@@ -89,8 +90,11 @@ class Runner:
                 self._event(event, self._elastic(i))
                 self.done += 1
             self._finish()
-        except (Mismatch, ScriptError) as e:
-            return self._failure(e, event), isinstance(e, ScriptError)
+        except VpnstackError as e:
+            return self._failure(e, event), not isinstance(e, Mismatch)
+        except Exception as e:  # a fault of the stack's must not hide what other scripts find
+            raised = Mismatch(f"the stack raised {type(e).__name__}: {e}")
+            return self._failure(raised, event), False
         return None, False
 
     def _elastic(self, i: int) -> bool:
@@ -100,7 +104,7 @@ class Runner:
             for e in self.script.events[i + 1 :]
         )
 
-    def _failure(self, e: Mismatch | ScriptError, event: Event | None) -> Failure:
+    def _failure(self, e: VpnstackError, event: Event | None) -> Failure:
         line, shown = (event.line, event.text) if event else (0, "")
         blamed = getattr(e, "event", None)
         if blamed is not None:
@@ -108,7 +112,7 @@ class Runner:
         for sent in self.lab.sent:
             self._show(">", sent.at, translate(sent, self._flow(sent)), " (not expected yet)")
         recent = tuple(self.trace)[-RECENT:]
-        if isinstance(e, ScriptError):
+        if not isinstance(e, Mismatch):
             return Failure(line, shown, self.lab.now, str(e), recent=recent)
         return Failure(
             line, shown, self.lab.now, e.message, e.expected, e.found, e.reasons, recent
@@ -146,14 +150,17 @@ class Runner:
         return e
 
     def _retry(self) -> None:
-        """Try the calls that block again."""
-        for pending in list(self._pending):
+        """Try the calls that block again; what they did may have to leave."""
+        waiting = list(self._pending)
+        for pending in waiting:
             try:
                 self._complete(pending)
             except WouldBlock:
                 continue
             except Mismatch as e:
                 raise self._blame(e, pending.event) from e
+        if waiting:
+            self.lab.settle()
 
     # Events.
 
@@ -219,7 +226,7 @@ class Runner:
         self._advance(start)
         if not self.lab.sent:
             self._advance(end + tolerance, for_packet=True)
-        shown = text.line(want, self.settings.version)
+        shown = text.line(want, self.settings.version, brackets=True)
         if not self.lab.sent:
             span = f"{start:.6f}" if start == end else f"{start:.6f} to {end:.6f}"
             raise Mismatch("the stack sent nothing", f"{span} > {shown}", "nothing")

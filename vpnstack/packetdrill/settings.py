@@ -2,7 +2,8 @@
 
 Ours: `--tcp_NAME` sets a field of `proto.tcp.config.Config` (`--tcp_min_rto=1.0`,
 `--tcp_rcv_buf=65536`), `--congestion` names a congestion control, `--gso` shows super-segments as
-they leave, `--strict_options` compares TCP options octet by octet, `--seed` seeds the stack.
+they leave, `--strict_options` compares TCP options one by one in their order, `--seed` seeds the
+stack, `--syn_queue` bounds the handshakes under way, beyond which SYN cookies are sent.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ IGNORED = (
     "dry_run", "netdev_name", "local_linux_tcp_stack", "verbose", "debug",
 )  # fmt: skip
 _PREFIX = {4: 16, 6: 64}
+LEAST = {"mss": 88, "rcv_buf": 256, "first_buf": 256, "snd_buf": 256, "max_super": 1500}
+MOST = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,7 @@ class Settings:
     bind_port: int = 8080
     connect_port: int = 8080
     seed: int = 1
+    syn_queue: int = 256
     gso: bool = False
     strict_options: bool = False
     tcp: dict[str, Any] = field(default_factory=dict)
@@ -87,10 +91,11 @@ def _field(name: str, value: str) -> bool | int | float:
     default = known.get(name)
     if isinstance(default, bool):
         return _flag(value)
-    if isinstance(default, int):
-        return int(value)
-    if isinstance(default, float):
-        return float(value)
+    if isinstance(default, int | float):
+        number = type(default)(value)
+        if not LEAST.get(name, 0) <= number <= MOST:
+            raise ValueError(f"{LEAST.get(name, 0)} to {MOST}")
+        return number
     raise ScriptError(f"expected --tcp_NAME of a simple field of Config, found --tcp_{name}")
 
 
@@ -145,6 +150,7 @@ _READERS: dict[str, tuple[str, Callable[[str], Any]]] = {
     "bind_port": ("bind_port", _port),
     "connect_port": ("connect_port", _port),
     "seed": ("seed", int),
+    "syn_queue": ("syn_queue", _port),
     "gso": ("gso", _flag),
     "strict_options": ("strict_options", _flag),
 }

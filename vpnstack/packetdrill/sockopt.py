@@ -9,7 +9,7 @@ from typing import Any
 from .errors import ScriptError
 from .names import CONSTANTS
 from .script import Expression, Name, Struct
-from .settings import congestion
+from .settings import LEAST, MOST, congestion
 from .sockets import Fault, Socket
 from .streams import TcpSocket
 from .values import number
@@ -22,7 +22,6 @@ _FIELDS: dict[tuple[int, int], tuple[str, Callable[[int], Any]]] = {
     (SOCKET, C["SO_KEEPALIVE"]): ("keepalive", bool),
     (SOCKET, C["SO_RCVBUF"]): ("rcv_buf", int),
     (TCP, C["TCP_NODELAY"]): ("nodelay", bool),
-    (TCP, C["TCP_CORK"]): ("cork", bool),
     (TCP, C["TCP_MAXSEG"]): ("mss", int),
     (TCP, C["TCP_KEEPIDLE"]): ("keepalive_idle", float),
     (TCP, C["TCP_KEEPINTVL"]): ("keepalive_interval", float),
@@ -44,8 +43,12 @@ def set_option(sock: Socket, level: int, name: int, value: Expression) -> int:
     else:
         found = number(value)
         sock.options[level, name] = found
-        if isinstance(sock, TcpSocket) and (level, name) in _FIELDS:
+        if isinstance(sock, TcpSocket) and (level, name) == (TCP, C["TCP_CORK"]):
+            sock.cork(bool(found))
+        elif isinstance(sock, TcpSocket) and (level, name) in _FIELDS:
             field, convert = _FIELDS[level, name]
+            if not LEAST.get(field, 0) <= found <= MOST:
+                raise Fault("EINVAL")
             sock.configure(**{field: convert(found)})
     return 0
 

@@ -59,9 +59,17 @@ class TcpSocket(Socket):
             conn.cc = conn.config.congestion(conn.mss)
         if "mss" in changes and conn.state <= State.SYN_SENT:
             conn.set_mss(conn.peer_mss)
+        if "rcv_buf" in changes:
+            conn.rcv_buf = conn.config.rcv_buf  # what the user sets is not tuned
         if "rcv_buf" in changes and conn.state <= State.SYN_SENT and conn.rcv_wscale >= 0:
             conn.rcv_wscale = receiving.scale_for(conn.config.rcv_buf)
         self.touch()
+
+    def cork(self, held: bool) -> None:
+        """TCP_CORK: hold short segments back, or let them go."""
+        if self.conn is not None:
+            self.conn.cork(held)
+            self.touch()
 
     def touch(self) -> None:
         """Have the stack look at the connection."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from ..core.access import KEY_LEN
+from ..proto.tcp.options import emit_options
 from ..proto.tcp.segment import Segment
 from ..wire import ip
 
@@ -30,6 +31,13 @@ def unpack_key(octets: bytes) -> tuple[bytes, int, bytes, int]:
     return src, sport, dst, dport
 
 
+def with_ect(octets: bytes) -> bytes:
+    """Return a template whose IP header says ECN-capable transport, ECT(0) (RFC 3168, 5)."""
+    at = 18 if octets[12:14] == b"\x81\x00" else 14
+    second = octets[at + 1] | (0x02 if octets[at] >> 4 == 4 else 0x20)
+    return octets[: at + 1] + bytes((second,)) + octets[at + 2 :]
+
+
 def template(
     dst_mac: bytes, src_mac: bytes, ends: tuple[bytes, int, bytes, int], proto: int, ttl: int = 64
 ) -> bytes:
@@ -45,10 +53,12 @@ def template(
 
 
 def packet(ends: tuple[bytes, int, bytes, int], seg: Segment) -> bytes:
-    """Build the IP packet of a segment without options or data, which waits for a neighbour."""
+    """Build the IP packet of a segment without data, which waits for a neighbour."""
     src, sport, dst, dport = ends
-    fields = (sport, dport, seg.seq, seg.ack, 5 << 12 | seg.flags, seg.wnd)
-    header = struct.pack("!HHIIHHHH", *fields, 0, 0)
+    options = emit_options(seg)
+    size = (20 + len(options)) // 4
+    fields = (sport, dport, seg.seq, seg.ack, size << 12 | seg.flags, seg.wnd)
+    header = struct.pack("!HHIIHHHH", *fields, 0, 0) + options
     right = ip.checksum(header, ip.pseudo_sum(src, dst, TCP, len(header)))
     body = header[:16] + right.to_bytes(2, "big") + header[18:]
     return ip.emit(ip.Repr(src, dst, TCP, dont_fragment=len(src) == 4), body)

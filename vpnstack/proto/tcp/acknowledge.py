@@ -138,7 +138,7 @@ def _advance(c: Block, ack: int, ts: tuple[int, int] | None, sacks: tuple[tuple[
         c.cc.on_rate(rate.sample(c, fresh + sacked, flight, rtt), now)
     if c.pmtu is not None:
         pmtud.on_ack(c, c.pmtu, now)
-    if c.cc.cwnd * 2 > c.snd_buf.limit < c.config.snd_buf:
+    if c.cc.cwnd * 4 > c.snd_buf.limit < c.config.snd_buf:
         autotune.on_window(c)
     c.rtx_mode = Rtx.RTO
     if sb.records:

@@ -2,7 +2,8 @@
 
 The receive buffer follows dynamic right-sizing: twice what the user consumed in a round trip, so
 that the peer's window may double, up to `Config.rcv_buf`.  A reader that does not read gains none.
-The send buffer holds two congestion windows, up to `Config.snd_buf`.
+The send buffer holds four congestion windows (one in flight, one that loss recovery stretches it
+by, as much again to follow), up to `Config.snd_buf`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from .parts import Drs
 from .seq import MASK
 
 ROUND_MIN = 0.001  # a round trip of no time at all would be evaluated at every segment
+FIRST_ROUND = 0.1
 MSS_MIN = 536  # shorter segments say nothing of the peer's full ones
 
 
@@ -39,12 +41,15 @@ def on_round(c: Block, ts: tuple[int, int] | None, now: float) -> None:
 
 def _measure(c: Block, drs: Drs, ts: tuple[int, int] | None, now: float) -> None:
     """Keep the receiver's round trip: from the echo of what our ACKs said, else the sender's."""
-    rtt = c.rtt.srtt
-    if ts is not None and ts[1] and c.ts_ok:
+    rtt = c.rtt.srtt or FIRST_ROUND
+    if drs.rtt and ts is not None and ts[1] and c.ts_ok:  # the first echo may be of long ago
         echo = (c.timestamp(now) - ts[1]) & MASK
         if echo < 60_000:
             rtt = echo / 1000
-    drs.rtt = rtt if not drs.rtt or rtt < drs.rtt else drs.rtt + (rtt - drs.rtt) / 8
+    if not drs.rtt or rtt < drs.rtt:
+        drs.rtt = rtt
+    else:  # an echo may also be old because the sender was idle
+        drs.rtt += min((rtt - drs.rtt) / 8, drs.rtt / 4)
 
 
 def _enlarge(c: Block, drs: Drs, copied: int) -> None:
@@ -56,7 +61,7 @@ def _enlarge(c: Block, drs: Drs, copied: int) -> None:
 
 
 def on_window(c: Block) -> None:
-    """Let the send buffer hold two windows: one in flight, one to follow."""
-    want = min(2 * c.cc.cwnd, c.config.snd_buf)
+    """Let the send buffer grow with the congestion window."""
+    want = min(4 * c.cc.cwnd, c.config.snd_buf)
     if want > c.snd_buf.limit:
         c.snd_buf.limit = want

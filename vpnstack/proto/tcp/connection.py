@@ -152,8 +152,10 @@ class Connection(Block):
             self.wants_transmit = True
 
     def refuse(self) -> None:
-        """Answer the held SYN with a reset."""
-        if self.held:
+        """Answer the held SYN with a reset; a connection that came by a cookie likewise."""
+        if not self.held:
+            self.abort()
+        else:
             self.snd_nxt = 0
             sending.reset(self, 0)
             self.finish(Input.ABORT)
@@ -312,6 +314,6 @@ class Connection(Block):
         self.rtx_credit = self.mss
         self.wants_transmit = True
 
-    def statistics(self) -> Statistics:
-        """Return a snapshot by the names of Linux's TCP_INFO."""
-        return snapshot(self)
+    def statistics(self, now: float = 0.0) -> Statistics:
+        """Return a snapshot by the names of Linux's TCP_INFO, ages as of `now`."""
+        return snapshot(self, now)

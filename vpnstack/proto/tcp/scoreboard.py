@@ -62,7 +62,7 @@ class Scoreboard:
         self.sacked = 0
         self.dup_bytes = 0  # without SACK: bytes that duplicate ACKs say have arrived
         self.fack = 0  # end of the highest record known to have arrived
-        self.reordered = False  # a record that was sent once arrived after a higher one
+        self.reordered = 0  # how far behind a record arrived that was sent once; 0: never
         self.reorderings = 0
         self.original_acked = False  # this ACK: what was believed lost had arrived (RFC 5682)
         self.resent_acked = False  # this ACK: something sent again was acknowledged
@@ -108,7 +108,7 @@ class Scoreboard:
             if record.rtx:
                 self.resent_acked = True
             elif record.end < self.fack:
-                self.reordered = True
+                self.reordered = max(self.reordered, self.fack - record.seq)
                 self.reorderings += 1
             if newest is None or record.time >= newest.time:
                 newest = record
@@ -169,7 +169,7 @@ class Scoreboard:
         if record.end > self.fack:
             self.fack = record.end
         elif record.end < self.fack and not record.rtx:
-            self.reordered = True
+            self.reordered = max(self.reordered, self.fack - record.seq)
             self.reorderings += 1
         record.state = SACKED
         self.sacked += n

@@ -86,7 +86,7 @@ def revert(c: Block) -> None:
     c.undo = None
     c.cc.on_undo(u.cwnd, u.ssthresh)
     sb.unmark_lost()
-    sb.reordered = True
+    sb.reordered = max(sb.reordered, 1)
     c.frto = 0
     c.phase = Phase.OPEN
     c.dup_acks_in = 0
