@@ -6,13 +6,11 @@ import asyncio
 import gc
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from vpnstack.aio.host import Host
-from vpnstack.link.virtual import cable
-from vpnstack.proto.tcp.config import Config
-from vpnstack.stack.stack import default_tcp_config
+from vpnstack.link.port import Offload
+from vpnstack.link.virtual import WHOLE, cable
 
 CHUNK = 1 << 18
 CONNECTS = 64  # at a time
@@ -53,24 +51,19 @@ class Sink(asyncio.BufferedProtocol):
         self.n += nbytes
 
 
-def segmented(version: int, mtu: int) -> Config:
-    """Return parameters under which every frame is one segment."""
-    return replace(default_tcp_config(version, mtu), tso=False)
-
-
-async def joined(tcp: Callable[[int, int], Config] | None) -> tuple[Host, Host]:
+async def joined(offload: Offload = WHOLE) -> tuple[Host, Host]:
     """Return two hosts back to back."""
-    left, right = cable(asyncio.get_running_loop())
-    a = Host(left, ["10.0.0.1/24"], name="a", tcp=tcp, seed=1)
-    b = Host(right, ["10.0.0.2/24"], name="b", tcp=tcp, seed=2)
+    left, right = cable(asyncio.get_running_loop(), offload=offload)
+    a = Host(left, ["10.0.0.1/24"], name="a", seed=1)
+    b = Host(right, ["10.0.0.2/24"], name="b", seed=2)
     a.start()
     b.start()
     return a, b
 
 
-async def speed(seconds: float, tcp: Callable[[int, int], Config] | None = None) -> Speed:
-    """Send one flow for a while."""
-    a, b = await joined(tcp)
+async def speed(seconds: float, offload: Offload = WHOLE) -> Speed:
+    """Send one flow for a while, over a link that takes `offload`."""
+    a, b = await joined(offload)
     sink = Sink()
     await b.create_server(lambda: sink, 9)
     _, writer = await a.open_connection("10.0.0.2", 9)
@@ -102,7 +95,7 @@ def resident() -> int:
 
 async def memory(held: int) -> Memory:
     """Open idle connections and hold them; both ends are in this process."""
-    a, b = await joined(None)
+    a, b = await joined()
     for i in range(-(-held // PER_PORT)):
         await b.create_server(asyncio.Protocol, 1000 + i)
     await asyncio.gather(*(a.create_connection(asyncio.Protocol, "10.0.0.2", 1000) for _ in "12"))

@@ -12,6 +12,7 @@ from ..stack.tcp import Flow
 from ..wire import ip
 
 HIGH_WATER = 64 * 1024
+PIECE = 64 * 1024
 _ERRORS: dict[Event, tuple[type[OSError], int, str]] = {
     Event.RESET: (ConnectionResetError, errno.ECONNRESET, "the peer reset the connection"),
     Event.REFUSED: (ConnectionRefusedError, errno.ECONNREFUSED, "the peer refused the connection"),
@@ -95,13 +96,14 @@ class StackTransport(asyncio.Transport):
     def _deliver(self) -> None:
         conn, protocol = self._flow.conn, self._protocol
         while not self._paused and not self._lost and (views := conn.received()):
-            data = b"".join(views)
+            pieces = some(views)
+            data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
             conn.consume(len(data))
-            self._flow.touch()
             if isinstance(protocol, asyncio.BufferedProtocol):
-                feed_buffered(protocol, data)
+                feed_buffered(protocol, memoryview(data))
             elif isinstance(protocol, asyncio.Protocol):
-                protocol.data_received(data)
+                protocol.data_received(bytes(data))
+            self._flow.touch()
         if conn.eof and not self._eof_in and not self._paused and not self._lost:
             self._eof_in = True
             keep = isinstance(protocol, asyncio.Protocol) and protocol.eof_received()
@@ -248,9 +250,18 @@ class StackTransport(asyncio.Transport):
         return self._protocol
 
 
-def feed_buffered(protocol: asyncio.BufferedProtocol, data: bytes) -> None:
-    """Give `data` to a protocol that brings its own buffers."""
-    view = memoryview(data)
+def some(views: list[memoryview]) -> list[memoryview]:
+    """Return the first views, about `PIECE` bytes: larger ones cost the allocator page faults."""
+    total = 0
+    for i, view in enumerate(views):
+        total += len(view)
+        if total > PIECE:
+            return views[: max(i, 1)]
+    return views
+
+
+def feed_buffered(protocol: asyncio.BufferedProtocol, view: memoryview) -> None:
+    """Give `view` to a protocol that brings its own buffers."""
     while view:
         room = memoryview(protocol.get_buffer(len(view)))
         n = min(len(room), len(view))

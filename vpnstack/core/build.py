@@ -8,7 +8,9 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path("vpnstack/core")  # setuptools runs from the project's root and wants relative paths
-SOURCES = ("checksum.c", "parse.c", "emit.c", "segment.c", "tap.c", "framed.c", "view.c")
+SOURCES = (
+    "checksum.c", "parse.c", "emit.c", "segment.c", "tap.c", "framed.c", "view.c", "pack.c",
+)  # fmt: skip
 
 
 def declarations(header: str) -> str:

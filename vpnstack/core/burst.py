@@ -8,6 +8,23 @@ from typing import Any
 from ._core import ffi, lib
 
 CAPACITY = 64
+RECORD = 24  # what packing adds to a frame, at most
+
+_allocate = ffi.new_allocator(should_clear_after_alloc=False)
+
+
+class Packed:
+    """The frames of a burst in memory of their own; `count` are left."""
+
+    __slots__ = ("at", "capacity", "count", "end", "memory", "octets")
+
+    def __init__(self, octets: int, count: int) -> None:
+        self.octets = octets
+        self.count = count
+        self.capacity = octets + count * RECORD
+        self.memory = _allocate("uint8_t[]", self.capacity)
+        self.end = 0
+        self.at = ffi.new("uint64_t *", 0)
 
 
 class Burst:
@@ -62,6 +79,30 @@ class Burst:
         """Forget all frames and let go of their memory."""
         self.count = 0
         self._refs.clear()
+
+    def octets_len(self) -> int:
+        """Return the bytes of all frames together."""
+        return int(sum(f.len for f in self.frames[: self.count]))
+
+    def pack(self) -> Packed:
+        """Copy all frames into one buffer, from which `unpack` takes them."""
+        n = self.count
+        out = Packed(self.octets_len(), n)
+        packed = ffi.new("uint32_t *")
+        out.end = lib.frame_pack(self.array, n, out.memory, out.capacity, packed)
+        out.count = packed[0]
+        return out
+
+    def unpack(self, packed: Packed) -> int:
+        """Add frames from a packed burst, without a copy; return how many."""
+        room = self.capacity - self.count
+        made: int = lib.frame_unpack(
+            self.array + self.count, room, packed.memory, packed.end, packed.at
+        )
+        self._refs.append(packed.memory)
+        self.count += made
+        packed.count -= made
+        return made
 
     def octets(self, i: int) -> bytes:
         """Copy frame `i` out as one bytes object, Ethernet header first."""

@@ -19,6 +19,11 @@ void frame_parse_burst(struct frame *frames, uint32_t n);
 const uint8_t *frame_payload(const struct frame *f);
 void frame_alias(const struct frame *in, struct frame *out);
 
+/* pack.c: whole bursts copied out of and pointed into one buffer. */
+uint64_t frame_pack(const struct frame *frames, uint32_t n, void *out, uint64_t cap,
+                    uint32_t *packed);
+uint32_t frame_unpack(struct frame *frames, uint32_t max, void *buf, uint64_t end, uint64_t *at);
+
 /* emit.c: headers from a flow's template (Ethernet, IP and the ports), payload by reference. */
 void frame_emit_tcp(struct frame *f, const void *tmpl, uint32_t tmpl_len, uint32_t seq,
                     uint32_t ack, uint16_t flags, uint16_t wnd, uint16_t urg, const void *opts,

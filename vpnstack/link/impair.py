@@ -20,6 +20,7 @@ from .soft import Softener
 
 __all__ = ["GilbertElliott", "Impaired", "ImpairedStatistics", "Impairment", "normal", "pareto"]
 
+NOTHING = Impairment()
 WHOLE = Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.USO
 
 
@@ -58,6 +59,7 @@ class Impaired:
         self._rx = _Direction(self._arrived, rx, random.Random(rng.getrandbits(64)), clock)
         self._ready: Callable[[], None] | None = None
         self._calling = False
+        self._straight = False  # the last burst received is the port's own
         self._in = Burst()
         self._out = Burst()
 
@@ -96,6 +98,9 @@ class Impaired:
 
     def rx_burst(self, burst: Burst) -> int:
         """Take in what the port below has, and return what has crossed the link by now."""
+        self._straight = self._rx.clear and not self.cut
+        if self._straight:
+            return self.port.rx_burst(burst)
         now = self._clock.time()
         if self.port.rx_burst(self._in):
             parse_burst(self._in)
@@ -123,13 +128,20 @@ class Impaired:
 
     def rx_done(self, burst: Burst) -> None:
         """Let go of the frames."""
-        burst.clear()
+        if self._straight:
+            self.port.rx_done(burst)
+        else:
+            burst.clear()
 
     def tx_burst(self, burst: Burst) -> None:
         """Put all frames of `burst` on the link."""
-        if not self.cut:
-            self._tx.enter(burst, self._clock.time())
-            self._send()
+        if self.cut:
+            return
+        if self._tx.clear:
+            self.port.tx_burst(burst)
+            return
+        self._tx.enter(burst, self._clock.time())
+        self._send()
 
     def _send(self) -> None:
         out, now = self._out, self._clock.time()
@@ -139,7 +151,10 @@ class Impaired:
             if not out.count:
                 return
             parse_burst(out)  # a port without offloads looks at the headers
+            full = out.full
             self.port.tx_burst(out)
+            if not full:
+                return
 
     def sever(self) -> None:
         """Cut the cable: what is on its way is lost, and whatever comes until `heal`."""
@@ -181,15 +196,24 @@ class _Direction:
         rng: random.Random,
         clock: Clock,
     ) -> None:
-        self.machine = Machine(impairment or Impairment(), rng)
+        self.machine = Machine(impairment or NOTHING, rng)
         self._due = due
         self._clock = clock
         self._soften = Softener()
         self._timer: Timer | None = None
         self._timer_at = 0.0
 
+    @property
+    def clear(self) -> bool:
+        """True while nothing is done to packets and none is under way."""
+        machine = self.machine
+        return machine.impairment is NOTHING and machine.deadline() is None
+
     def enter(self, burst: Burst, now: float) -> None:
-        """Put the frames of `burst` on the link, cut into packets where it acts on those."""
+        """Put the frames of `burst` on the link, cut into packets where it acts on those.
+
+        `take` must follow, which sets the timer.
+        """
         machine = self.machine
         imp = machine.impairment
         offload = WHOLE
@@ -200,7 +224,6 @@ class _Direction:
         for part in self._soften(burst, offload):
             for i in range(part.count):
                 machine.receive((part.vnet(i), part.octets(i)), now)
-        self._arm()
 
     def take(self, burst: Burst, now: float) -> None:
         """Fill `burst` with what has crossed by `now`."""

@@ -9,23 +9,25 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from ..core.burst import Burst
+from ..core.burst import Burst, Packed
 from .port import Clock, Offload, PortClosed, PortStatistics
+from .soft import Softener
 
 QUEUE_OCTETS = 4 << 20
+WHOLE = Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.USO
 
 
 class VirtualPort:
     """One end of a cable made by `cable`."""
 
-    offload = Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.USO
-
-    def __init__(self, name: str, clock: Clock, mtu: int = 1500) -> None:
+    def __init__(self, name: str, clock: Clock, mtu: int = 1500, offload: Offload = WHOLE) -> None:
         self.name = name
         self.mtu = mtu
+        self.offload = offload
+        self._soften = Softener()
         self._clock = clock
         self._peer: VirtualPort | None = None
-        self._queue: deque[tuple[bytes, bytes]] = deque()
+        self._queue: deque[Packed] = deque()
         self._octets = 0
         self._ready: Callable[[], None] | None = None
         self._due = False  # a call of `_ready` is on its way
@@ -63,10 +65,12 @@ class VirtualPort:
         burst.clear()
         was_full = self._octets >= QUEUE_OCTETS
         while self._queue and not burst.full:
-            vnet, octets = self._queue.popleft()
-            self._octets -= len(octets)
-            self._rx[1] += len(octets)
-            burst.append(octets, vnet)
+            packed = self._queue[0]
+            burst.unpack(packed)
+            if not packed.count:
+                self._queue.popleft()
+                self._octets -= packed.octets
+                self._rx[1] += packed.octets
         self._rx[0] += burst.count
         peer = self._peer
         if peer is not None and was_full and self._octets < QUEUE_OCTETS:
@@ -82,19 +86,22 @@ class VirtualPort:
         burst.clear()
 
     def tx_burst(self, burst: Burst) -> None:
-        """Queue copies at the other end, up to twice its bound; the rest is dropped."""
+        """Queue a copy at the other end, up to twice its bound; bursts beyond are dropped."""
+        for part in self._soften(burst, self.offload):
+            self._put(part)
+
+    def _put(self, burst: Burst) -> None:
         peer = self._peer
-        for i in range(burst.count):
-            size = burst[i].len
-            if peer is None or not size or peer._octets + size > 2 * QUEUE_OCTETS:
-                self._tx[2] += 1
-                continue
-            peer._queue.append((burst.vnet(i), burst.octets(i)))
-            peer._octets += size
-            self._tx[0] += 1
-            self._tx[1] += size
-        if peer is not None and peer._queue:
-            peer._call()
+        octets = burst.octets_len()
+        if peer is None or peer._octets + octets > 2 * QUEUE_OCTETS:
+            self._tx[2] += burst.count
+            return
+        packed = burst.pack()
+        peer._queue.append(packed)
+        peer._octets += packed.octets
+        self._tx[0] += packed.count
+        self._tx[1] += packed.octets
+        peer._call()
 
     def flush(self) -> None:
         """Nothing waits on this side."""
@@ -123,9 +130,12 @@ class VirtualPort:
 
 
 def cable(
-    clock: Clock, a: str = "a", b: str = "b", *, mtu: int = 1500
+    clock: Clock, a: str = "a", b: str = "b", *, mtu: int = 1500, offload: Offload = WHOLE
 ) -> tuple[VirtualPort, VirtualPort]:
-    """Return two connected ports named `a` and `b`; `clock` is the loop that drives both."""
-    left, right = VirtualPort(a, clock, mtu), VirtualPort(b, clock, mtu)
+    """Return two connected ports named `a` and `b`; `clock` is the loop that drives both.
+
+    Without all of `offload` the cable takes what a wire takes: segments, with their checksums.
+    """
+    left, right = VirtualPort(a, clock, mtu, offload), VirtualPort(b, clock, mtu, offload)
     left._peer, right._peer = right, left
     return left, right

@@ -97,6 +97,8 @@ class Registry:
 
     def transmit(self, now: float) -> None:
         """Queue what handlers send."""
+        if not self.protocols and not self.ethertypes:
+            return
         interface = self._interface
         for proto, handler in self.protocols.items():
             for dst, payload in self._call(handler, handler.transmit, now) or ():
@@ -109,5 +111,7 @@ class Registry:
 
     def deadline(self) -> float | None:
         """Return the earliest deadline of any handler."""
+        if not self.protocols and not self.ethertypes:
+            return None
         handlers = (*self.protocols.values(), *self.ethertypes.values())
         return min((at for h in handlers if (at := h.deadline()) is not None), default=None)

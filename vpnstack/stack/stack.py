@@ -231,9 +231,12 @@ class Stack:
 
     def deadline(self) -> float | None:
         """Return when `transmit` has something to do next by itself."""
-        layers = (self.tcp, self.resolution, self.fragments, self.registry)
-        times = (layer.deadline() for layer in layers)
-        return min((at for at in times if at is not None), default=None)
+        first = None
+        for layer in (self.tcp, self.resolution, self.fragments, self.registry):
+            at = layer.deadline()
+            if at is not None and (first is None or at < first):
+                first = at
+        return first
 
     def statistics(self) -> Statistics:
         """Return a snapshot of the counters."""

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from vpnstack.aio import virtual
 from vpnstack.aio.network import Network
 from vpnstack.aio.virtual import Deadlock
 from vpnstack.errors import UsageError
@@ -265,6 +266,20 @@ async def test_virtual_time_needs_its_loop_and_real_time_is_said() -> None:
             pass
     async with Network(realtime=True) as lan:
         assert await transfer(lan, 2_000_000) < 10
+
+
+def test_as_a_context_manager_on_a_virtual_loop() -> None:
+    async def main() -> bytes:
+        async with Network(seed=7) as lan:
+            a, b = lan.host("a"), lan.host("b")
+            lan.link(a, b, latency=0.04, loss=0.01, rate="10mbit")
+            await b.start_server(echo, 7)
+            reader, writer = await a.open_connection("b", 7)
+            writer.write(b"hello")
+            writer.write_eof()
+            return await reader.read()
+
+    assert virtual.run(main()) == b"hello"
 
 
 TRACE = """
