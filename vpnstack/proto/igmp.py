@@ -37,9 +37,8 @@ class Host:
         if not isinstance(message, igmp.Query):
             return
         general = message.group == ip.UNSPECIFIED_V4
-        if dst != (igmp.ALL_HOSTS if general else message.group) and message.version == 3:
-            if general:  # RFC 3376 9.1: a forged one, sent to a single host
-                return
+        if general and dst != igmp.ALL_HOSTS and message.version == 3:
+            return  # RFC 3376 9.1: a forged one, sent to a single host
         self.groups.receive_query(
             None if general else message.group, message.sources, message.max_response,
             message.version, now, message.robustness if message.version == 3 else 0,

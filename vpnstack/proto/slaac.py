@@ -140,6 +140,7 @@ class Entry:
     nonce: bytes = b""
     desync: float = 0.0
     succeeded: bool = False  # a temporary address that has its successor
+    joined: bool = False  # the owner's: whether it joined the solicited-node group
 
     def deadline(self, advance: float) -> float:
         """Return when this address changes by itself."""

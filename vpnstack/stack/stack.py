@@ -16,14 +16,16 @@ from ..core import access
 from ..core._core import lib
 from ..core.burst import Burst
 from ..proto.tcp.config import Config
-from ..wire import icmp, ip
+from ..wire import icmp, igmp, ip, ipopt, mld
 from ..wire.icmp import Kind
 from . import headers, tcp, udp
 from .icmp import IcmpLayer
 from .interface import Datagram, Interface
+from .membership import Membership
 from .resolution import ETHERTYPE_ARP, Resolution
 
 IPV4, IPV6 = 0x0800, 0x86DD
+NO_VLAN = 0xFFFF
 TCP_MARGIN = {4: 40, 6: 60}  # what IP and TCP headers without options take from the MTU
 VERDICTS = (
     "ok", "short", "bad_vnet", "bad_ip", "bad_ip_csum", "bad_l4", "bad_l4_csum", "bad_ext",
@@ -47,6 +49,8 @@ class Statistics:
     resets_out: int
     syns_refused: int
     fragments_dropped: int
+    wrong_vlan: int = 0
+    source_routed: int = 0
 
 
 class Stack:
@@ -70,6 +74,9 @@ class Stack:
         self.udp = udp.UdpLayer(interface, rng)
         self.udp.unclaimed = self._port_unreachable
         self.resolution = Resolution(interface)
+        self.groups = Membership(interface, rng)
+        self._vlan = interface.config.vlan or 0
+        self._wrong_vlan = self._source_routed = 0
         self._dropped = [0] * lib.FRAME_VERDICTS
         self._frames_in = self._frames_out = self._fragments_dropped = 0
         self._out = Burst()
@@ -80,7 +87,9 @@ class Stack:
         """Take parsed frames; their memory is borrowed until `settle`."""
         for f in frames:
             self._frames_in += 1
-            if f.verdict:
+            if (0 if f.vlan == NO_VLAN else f.vlan & 0xFFF) != self._vlan:
+                self._wrong_vlan += 1  # a tag of VLAN 0 has a priority only (802.1Q 9.6)
+            elif f.verdict:
                 self._drop(f, now)
             elif f.ip_version:
                 self._receive_ip(f, now)
@@ -95,6 +104,8 @@ class Stack:
             self.icmp.report(f, Kind.PARAMETER_PROBLEM, now, f.param_ptr)
 
     def _receive_ip(self, f: Any, now: float) -> None:
+        if f.ip_version == 4 and f.head[f.l3] & 15 > 5 and self._bad_options(f, now):
+            return
         if f.is_frag:
             self._fragments_dropped += 1
             return
@@ -107,8 +118,23 @@ class Stack:
                 self.udp.receive(f, now)
         elif proto == (ip.ICMP if f.ip_version == 4 else ip.ICMPV6):
             self._receive_icmp(f, now)
+        elif proto == igmp.PROTO and f.ip_version == 4:
+            self.groups.receive_igmp(f, now)
         elif self._for_us(f) and proto != ip.NO_NEXT:
             self.icmp.report(f, Kind.PROTOCOL_UNREACHABLE, now)
+
+    def _bad_options(self, f: Any, now: float) -> bool:
+        """Tell whether an IPv4 packet's options forbid to take it."""
+        options = access.octets(f, f.l3 + 20, (f.head[f.l3] & 15) * 4 - 20)
+        try:
+            kinds = ipopt.parse(options)
+        except ipopt.BadOption as e:  # RFC 1122 3.2.1.8, 3.2.2.5
+            self.icmp.report(f, Kind.PARAMETER_PROBLEM, now, (20 + e.offset) << 24)
+            return True
+        if not kinds.isdisjoint(ipopt.SOURCE_ROUTES):  # RFC 7126 4.3, 4.4
+            self._source_routed += 1
+            return True
+        return False
 
     def _for_us(self, f: Any) -> bool:
         dst = access.destination(f)
@@ -118,12 +144,17 @@ class Stack:
 
     def _is_group(self, f: Any) -> bool:
         dst = access.destination(f)
-        return ip.is_multicast(dst) or dst == ip.BROADCAST_V4 or self.interface.is_broadcast(dst)
+        if ip.is_multicast(dst):
+            return self.forwarding or dst in self.groups
+        return dst == ip.BROADCAST_V4 or self.interface.is_broadcast(dst)
 
     def _receive_icmp(self, f: Any, now: float) -> None:
         kind = f.sport >> 8
         if f.ip_version == 6 and 133 <= kind <= 137:
             self.resolution.receive_ndp(f, now)
+            return
+        if f.ip_version == 6 and kind in mld.TYPES:
+            self.groups.receive_mld(f, now)
             return
         error = self.icmp.receive(f, now)
         if error is not None:
@@ -135,12 +166,29 @@ class Stack:
         if about is None:
             return
         local, remote = (about.src, about.sport), (about.dst, about.dport)
+        if error.kind is Kind.TOO_BIG:
+            self._too_big(about, error, now)
         if about.proto == headers.UDP:
             owner = self.udp.owner(*local)
             if owner is not None:
                 owner.icmp_received(remote, local, error, now)
         elif about.proto == headers.TCP:
             self.tcp.icmp_received(local, remote, error, now)
+
+    def _too_big(self, about: icmp.Quoted, error: icmp.Error, now: float) -> None:
+        """Note a path's MTU where the message is about something that we sent (RFC 5927 7)."""
+        local, remote = (about.src, about.sport), (about.dst, about.dport)
+        if about.proto == headers.TCP:
+            where = ip.upper(error.quote)
+            at = where.offset + 4 if where else 0
+            if not self.tcp.sent(local, remote, int.from_bytes(error.quote[at : at + 4])):
+                return
+        elif about.proto != headers.UDP or self.udp.owner(*local) is None:
+            return
+        length = int.from_bytes(error.quote[2:4]) if error.version == 4 else 0
+        told = error.value & 0xFFFF if error.version == 4 else error.value
+        interface = self.interface
+        interface.paths.too_big(remote[0], told, now, link_mtu=interface.mtu, sent=length)
 
     def _port_unreachable(self, f: Any, now: float) -> None:
         self.icmp.report(f, Kind.PORT_UNREACHABLE, now)
@@ -166,6 +214,7 @@ class Stack:
         """Return a burst to be sent before the next call, None when there is nothing to send."""
         self.tcp.expire(now)
         self.resolution.transmit(now)
+        self.groups.transmit(now)
         resolved, failed = self.resolution.release()
         for flow in resolved:
             self.tcp.ready(flow)
@@ -199,7 +248,7 @@ class Stack:
 
     def deadline(self) -> float | None:
         """Return when `transmit` has something to do next by itself."""
-        times = (self.tcp.deadline(), self.resolution.deadline())
+        times = (self.tcp.deadline(), self.resolution.deadline(), self.groups.deadline())
         return min((at for at in times if at is not None), default=None)
 
     def statistics(self) -> Statistics:
@@ -218,6 +267,8 @@ class Stack:
             resets_out=t.resets_out,
             syns_refused=t.syns_refused,
             fragments_dropped=self._fragments_dropped,
+            wrong_vlan=self._wrong_vlan,
+            source_routed=self._source_routed,
         )
 
 

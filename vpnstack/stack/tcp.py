@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..core import access
@@ -110,6 +110,7 @@ class TcpLayer:
         self.listeners: dict[tuple[bytes | None, int], Acceptor] = {}
         self.forward: Acceptor | None = None
         self.counters = TcpCounters()
+        self._config = config
         self._configs = {4: config(4), 6: config(6)}
         self._secret = secret
         self._held: set[Flow] = set()
@@ -119,6 +120,19 @@ class TcpLayer:
         self._timers: list[tuple[float, int, Flow]] = []
         self._serial = 0
         self.events: deque[tuple[Any, Flow]] = deque()
+
+    def reconfigure(self) -> None:
+        """The interface's MTU changed: later connections have other parameters."""
+        self._configs = {4: self._config(4), 6: self._config(6)}
+
+    def _config_for(self, remote: bytes, now: float) -> Config:
+        """Return the parameters of a connection, less what the path is known not to carry."""
+        version = 4 if len(remote) == 4 else 6
+        config, interface = self._configs[version], self.interface
+        path = interface.path_mtu(remote, now)
+        if path >= interface.mtu:
+            return config
+        return replace(config, send_mss=min(config.mss, path - (40 if version == 4 else 60)))
 
     # Receiving.
 
@@ -150,7 +164,7 @@ class TcpLayer:
         if acceptor is None:
             self._reset(key, seg, now)
             return
-        config = self._configs[4 if len(dst) == 4 else 6]
+        config = self._config_for(headers.unpack_key(key)[0], now)
         iss = initial_sequence(self._secret, key, now)
         flow = Flow(self, key, Connection.passive(config, seg, now, iss, hold=True))
         self.flows[key] = flow
@@ -166,8 +180,18 @@ class TcpLayer:
         mac = self.interface.resolve(src, now, None)
         if mac is not None:
             self.counters.resets_out += 1
-            tmpl = headers.template(mac, self.interface.mac, (dst, dport, src, sport), headers.TCP)
+            tmpl = headers.template(
+                mac, self.interface.station, (dst, dport, src, sport), headers.TCP
+            )
             self.interface.send_queued((tmpl, answer))
+
+    def sent(self, local: tuple[bytes, int], remote: tuple[bytes, int], seq: int) -> bool:
+        """Tell whether `seq` is in flight from `local` to `remote` (RFC 5927 4.1)."""
+        flow = self.flows.get(headers.key(*remote, *local, headers.TCP))
+        if flow is None:
+            return False
+        conn = flow.conn
+        return (seq - conn.snd_una) & 0xFFFFFFFF < max(conn.snd_nxt - conn.snd_una, 1)
 
     def icmp_received(
         self, local: tuple[bytes, int], remote: tuple[bytes, int], error: icmp.Error, now: float
@@ -217,7 +241,7 @@ class TcpLayer:
         key = headers.key(*remote, *local, headers.TCP)
         if key in self.flows:
             raise KeyError(key)
-        config = self._configs[4 if len(local[0]) == 4 else 6]
+        config = self._config_for(remote[0], now)
         iss = initial_sequence(self._secret, key, now)
         flow = Flow(self, key, Connection.active(config, now, iss))
         self.flows[key] = flow
@@ -278,7 +302,7 @@ class TcpLayer:
         if mac != flow.mac:
             ends = (*flow.local, *flow.remote)
             flow.mac = mac
-            flow.template = headers.template(mac, self.interface.mac, ends, headers.TCP)
+            flow.template = headers.template(mac, self.interface.station, ends, headers.TCP)
         if self.interface.link.blocked(mac):
             if not flow.blocked:
                 flow.blocked = True

@@ -85,18 +85,24 @@ class UdpLayer:
         data: bytes,
         now: float,
         *,
-        ttl: int = 64,
+        ttl: int | None = None,
         mac: bytes | None = None,
     ) -> bool:
-        """Send `data`; False where it is too long.  `mac` skips the neighbour cache (DHCP)."""
+        """Send `data`; False where it is too long.  `mac` skips the neighbour cache (DHCP).
+
+        `ttl` is by default the link's, and 1 for a group (RFC 1112 6.1).
+        """
         interface = self.interface
+        if ttl is None:
+            ttl = 1 if ip.is_multicast(remote[0]) else interface.hop_limit
         size = (20 if len(local[0]) == 4 else 40) + HEADER_LEN + len(data)
         if len(data) > PAYLOAD_MAX:
             self.counters.too_long += 1
             return False
         self.counters.datagrams_out += 1
-        if size > interface.mtu:
-            self._send_fragments(local, remote, data, now, ttl)
+        path = interface.path_mtu(remote[0], now)
+        if size > path:
+            self._send_fragments(local, remote, data, now, ttl, path)
             return True
         if mac is None:
             mac = interface.resolve(remote[0], now, None)
@@ -104,16 +110,17 @@ class UdpLayer:
             interface.resolve(remote[0], now, Packet(packet(local, remote, data, ttl)))
             return True
         ends = (*local, *remote)
-        template = headers.template(mac, interface.mac, ends, headers.UDP, ttl)
+        template = headers.template(mac, interface.station, ends, headers.UDP, ttl)
         interface.send_queued(Datagram(template, data))
         return True
 
     def _send_fragments(
-        self, local: tuple[bytes, int], remote: tuple[bytes, int], data: bytes, now: float, ttl: int
-    ) -> None:
+        self, local: tuple[bytes, int], remote: tuple[bytes, int], data: bytes, now: float,
+        ttl: int, path: int,
+    ) -> None:  # fmt: skip
         self._ident = (self._ident + 1) & 0xFFFFFFFF
         whole = packet(local, remote, data, ttl)
-        for fragment in fragments(whole, self.interface.mtu, self._ident):
+        for fragment in fragments(whole, path, self._ident):
             self.interface.send_packet(fragment, now)
 
 
