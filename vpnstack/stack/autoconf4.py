@@ -52,8 +52,8 @@ class Autoconf4:
     def stop(self, now: float) -> None:
         """Give the lease back."""
         self.client.release(now)
+        self._transmit_dhcp(now)  # while the address is still ours
         self._take_events(now)
-        self._transmit_dhcp(now)
         self._drop_link_local()
         self._fallback_at = None
 

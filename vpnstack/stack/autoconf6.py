@@ -202,7 +202,7 @@ class Autoconf6:
     def _changed(self, event: slaac.Event, now: float) -> None:
         interface, addr = self.interface, event.addr
         if event.change is Change.USABLE:
-            self._usable(event)
+            self._usable(event, now)
         elif event.change is Change.DEPRECATED:
             interface.deprecated.add(addr)
             self.events.append(AddressDeprecated(addr))
@@ -219,11 +219,13 @@ class Autoconf6:
                 interface.remove_address(addr)
                 self.events.append(AddressRemoved(addr))
 
-    def _usable(self, event: slaac.Event) -> None:
+    def _usable(self, event: slaac.Event, now: float) -> None:
         interface = self.interface
         if event.origin is Origin.LINK_LOCAL:
             interface.link_local = event.addr
             interface.local.add(event.addr)
+            self.stack.groups.mld.groups.repeat(now)  # RFC 3810 5.2.13: now with a source
+            self.host.start(now)
         else:
             # What is on the link the router says, not the length of our address (RFC 5942 4).
             address: Address = ipaddress.IPv6Interface((event.addr, 128))
