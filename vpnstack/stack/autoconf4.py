@@ -16,6 +16,9 @@ from .stack import Stack
 from .udp import Endpoint
 
 
+STOP_WAIT = 1.0  # seconds between a release and the end of its address
+
+
 class Autoconf4:
     """A DHCP client on a stack's interface; `fallback` seconds without a lease: link-local."""
 
@@ -34,6 +37,7 @@ class Autoconf4:
         self._dhcp_on = dhcp_on
         self._fallback = fallback
         self._fallback_at: float | None = None
+        self._stop_at: float | None = None
 
     @property
     def lease(self) -> Lease | None:
@@ -52,8 +56,9 @@ class Autoconf4:
     def stop(self, now: float) -> None:
         """Give the lease back."""
         self.client.release(now)
-        self._transmit_dhcp(now)  # while the address is still ours
-        self._take_events(now)
+        self._transmit_dhcp(now)
+        # The server's link address may have to be asked for, from the address that we give back.
+        self._stop_at = now + STOP_WAIT
         self._drop_link_local()
         self._fallback_at = None
 
@@ -87,7 +92,9 @@ class Autoconf4:
                 mac = self.interface.mac
                 self.link_local = linklocal.LinkLocal(mac, now, self._rng, self._claims)
         self._transmit_dhcp(now)
-        self._take_events(now)
+        if self._stop_at is None or self._stop_at <= now:
+            self._stop_at = None
+            self._take_events(now)
         for claim in (self.claim, self.link_local):
             for message in claim.transmit(now) if claim is not None else ():
                 self.interface.send_frame(BROADCAST_MAC, arp.emit(message), ETHERTYPE_ARP)
@@ -101,7 +108,7 @@ class Autoconf4:
 
     def deadline(self) -> float | None:
         """Return when `transmit` has something to do next."""
-        times = [self._fallback_at, self.client.deadline()]
+        times = [self._fallback_at, self._stop_at, self.client.deadline()]
         times += [c.deadline() for c in (self.claim, self.link_local) if c is not None]
         return min((at for at in times if at is not None), default=None)
 

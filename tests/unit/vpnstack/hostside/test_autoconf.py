@@ -135,7 +135,7 @@ def test_release(lan: Lan) -> None:
     auto = lan.host(2, Config(ipv6=False, claims=QUICK))
     lan.run(10)
     auto.stop(lan.now)
-    lan.run(1)
+    lan.run(2)
     service: Any = server.udp.ports[None, 67]
     assert dict(service.server.statistics().received)["RELEASE"] == 1
     assert auto.stack.interface.addresses == []
