@@ -15,7 +15,6 @@ from .resolution import ETHERTYPE_ARP
 from .stack import Stack
 from .udp import Endpoint
 
-
 STOP_WAIT = 1.0  # seconds between a release and the end of its address
 
 
