@@ -3,6 +3,7 @@
 # make check   format, lint, types and the fast tests
 # make bench   benchmarks side by side with peers (BENCH=--quick for under a minute each)
 # make fuzz    every fuzz target for FUZZ_SECONDS
+# make asan    the C core under the address and undefined-behaviour sanitizers
 # Each sets up what it needs by itself; see scripts/setup.
 
 PYTHON_VENV := .venv/bin/python
@@ -11,7 +12,7 @@ BENCH ?=
 PYTEST ?=
 FAST := -m "not compat and not slow" tests/unit $(wildcard tests/fuzz)
 
-.PHONY: demo test check bench fuzz setup clean
+.PHONY: demo test check bench fuzz asan setup clean
 
 demo:
 	@scripts/setup demo
@@ -37,6 +38,10 @@ bench:
 fuzz:
 	@scripts/setup fuzz || { echo "fuzz: without atheris, on seeded input"; scripts/setup test; }
 	@$(PYTHON_VENV) scripts/fuzz.py $(FUZZ_SECONDS)
+
+asan:
+	@scripts/setup test
+	@sh tests/fuzz/asan.sh 20000 $(PYTHON_VENV)
 
 setup:
 	@scripts/setup test

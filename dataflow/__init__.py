@@ -1,5 +1,7 @@
 """Git as a live, shared file tree, served over 9P."""
 
+from .aio.client import connect
+from .aio.server import Server
 from .branch.change import Change, ChangeKind, FileChange
 from .branch.engine import Committed
 from .branch.repository import Branch, Repository
@@ -15,6 +17,7 @@ from .errors import (
     RefLockedError,
     UsageError,
 )
+from .views.root import repository_root
 
 __all__ = [
     "Branch",
@@ -30,7 +33,10 @@ __all__ = [
     "PeerError",
     "RefLockedError",
     "Repository",
+    "Server",
     "Transaction",
     "UsageError",
     "Watch",
+    "connect",
+    "repository_root",
 ]

@@ -32,13 +32,14 @@ from .host.udp import UdpForwarder
 from .link.port import Listener, Port
 from .link.switch import Switch
 from .proto import dhcp, ra
+from .proto.tcp.config import Config
 from .services.dhcp import DhcpService
 from .services.dns import Forwarder
 from .services.dnsport import DnsService
 from .services.resolver import Config as ResolverConfig
 from .services.resolver import Resolver
 from .stack.interface import Interface, InterfaceConfig
-from .stack.stack import Stack, Statistics
+from .stack.stack import Stack, Statistics, default_tcp_config
 from .wire import ip, ndp
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ class Gateway:
         mac = mac_for("gateway")
         self.switch = Switch(mac)
         interface = Interface(InterfaceConfig(mac, (*own, *hosts), config.mtu), self.switch)
-        self.stack = Stack(interface, rng=self._rng, forwarding=True)
+        self.stack = Stack(interface, rng=self._rng, forwarding=True, tcp_config=tcp_config)
         self.driver = Driver(self.stack, self.switch, self._loop)
         self.policy = Policy(
             host=frozenset(a.ip.packed for a in hosts),
@@ -291,7 +292,11 @@ class Gateway:
         connected = self._loop.create_future()
         transport = StackTransport(flow, protocol, self._loop, self.driver.wake, connected)
         self.driver.wake()
-        await connected
+        try:
+            await connected
+        except asyncio.CancelledError:
+            transport.abort()
+            raise
         return reader, asyncio.StreamWriter(transport, protocol, reader, self._loop)
 
     def _open_flow(self, source: bytes, remote: tuple[bytes, int]) -> Any:
@@ -306,6 +311,11 @@ class Gateway:
     def statistics(self) -> Statistics:
         """Return the stack's counters."""
         return self.stack.statistics()
+
+
+def tcp_config(version: int, mtu: int) -> Config:
+    """Return the parameters of connections with guests, whose silent end has to be noticed."""
+    return replace(default_tcp_config(version, mtu), keepalive=True)
 
 
 def mac_for(name: str) -> bytes:

@@ -11,7 +11,7 @@ CHAIN_MAX = 1024  # descriptors in one chain: our limit, whatever the queue's si
 PIECES_MAX = 2048  # of memory that one frame may use: VQ_IOV_MAX
 ARENA = 262196  # what is merged by copying a burst: VQ_ARENA
 FRAME_PIECES_MAX = 20  # frame.h: FRAME_IOV_MAX
-FRAME_LEN_MAX = 65549  # frame.h
+FRAME_LEN_MAX = 65589  # frame.h
 ETH_LEN = 14
 
 DESC = struct.Struct("<QIHH")  # addr, len, flags, next (2.7.5)

@@ -57,10 +57,10 @@ def tap() -> Iterator[int]:
 
 def receive(fd: int, proto: int, at_least: int = 0) -> tuple[Burst, int]:
     """The next frame from the kernel with an IPv4 packet of `proto`."""
-    burst, slots = Burst(8), ffi.new("uint8_t[]", 8 * 65549)
+    burst, slots = Burst(8), ffi.new("uint8_t[]", 8 * 65589)
     burst.keep(slots)
     while select.select([fd], [], [], 5)[0]:
-        burst.count = lib.tap_rx_burst(fd, burst.array, 8, slots, 65549)
+        burst.count = lib.tap_rx_burst(fd, burst.array, 8, slots, 65589)
         lib.frame_parse_burst(burst.array, burst.count)
         for i in range(burst.count):
             f = burst[i]

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Builds the C core with the address and undefined-behaviour sanitizers in a throwaway copy and
-# runs the frame fuzzer on it: asan.sh [COUNT] [PYTHON].
+# runs the fuzzers of parsing, sending and the framed stream on it: asan.sh [COUNT] [PYTHON].
+# Each piece of a frame lies in its own allocation, so one byte too many is found.
 set -eu
 count=${1:-200000}
 python=${2:-python3}
@@ -8,11 +9,13 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 cp -r "$root/vpnstack" "$root/hypervisor" "$root/dataflow" "$root/setup.py" "$root/setup.cfg" \
-    "$root/pyproject.toml" "$root/README.md" "$root/tests" "$copy"
+    "$root/pyproject.toml" "$root/README.md" "$root/LICENSE" "$root/tests" "$copy"
 cd "$copy"
 rm -f vpnstack/core/_core*.so
 CFLAGS="-g -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
     "$python" setup.py -q build_ext --inplace
-LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
-    ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH="$copy" \
-    "$python" tests/fuzz/fuzz_frame.py "$count"
+for target in fuzz_frame fuzz_send fuzz_framed; do
+    LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
+        ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH="$copy" \
+        "$python" "tests/fuzz/$target.py" "$count"
+done

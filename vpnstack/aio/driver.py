@@ -60,8 +60,10 @@ class Driver:
         if port in self._writing:
             self._writing.discard(port)
             self.loop.remove_writer(fd)
+        gone = self.switch.stations(port)
         self.switch.detach(port)
         port.close()
+        self.stack.tcp.lost(frozenset(gone))
         self.stack.tcp.unblock()
         self.wake()
 
@@ -98,6 +100,8 @@ class Driver:
                 self._receive(port)
                 if not self._burst_was_full:
                     break
+            else:  # frames may wait in the port's own buffer, of which its descriptor says nothing
+                self.loop.call_soon(self._readable, port)
         except PortClosed as e:
             self._lost(port, e)
             return
@@ -119,7 +123,13 @@ class Driver:
         next_event = self.stack.next_event
         while (event := next_event()) is not None:
             owner, flow = event
-            owner.flow_event(flow, now)
+            try:
+                owner.flow_event(flow, now)
+            except Exception as e:  # an owner's fault must not leave the burst's memory borrowed
+                context = {"message": "the owner of a flow failed", "exception": e}
+                self.loop.call_exception_handler(context)
+                flow.conn.abort()
+                flow.touch()
 
     def flush(self) -> None:
         """Transmit until the stack has nothing more, then set the timer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -11,11 +12,11 @@ from ..stack.tcp import Flow
 from ..wire import ip
 
 HIGH_WATER = 64 * 1024
-_ERRORS = {
-    Event.RESET: ConnectionResetError("the peer reset the connection"),
-    Event.REFUSED: ConnectionRefusedError("the peer refused the connection"),
-    Event.TIMED_OUT: TimeoutError("the peer stopped answering"),
-    Event.UNREACHABLE: OSError("the peer cannot be reached"),
+_ERRORS: dict[Event, tuple[type[OSError], int, str]] = {
+    Event.RESET: (ConnectionResetError, errno.ECONNRESET, "the peer reset the connection"),
+    Event.REFUSED: (ConnectionRefusedError, errno.ECONNREFUSED, "the peer refused the connection"),
+    Event.TIMED_OUT: (TimeoutError, errno.ETIMEDOUT, "the peer stopped answering"),
+    Event.UNREACHABLE: (OSError, errno.EHOSTUNREACH, "the peer cannot be reached"),
 }
 ClientConnected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None]
 
@@ -47,23 +48,41 @@ class StackTransport(asyncio.Transport):
         self._high, self._low = HIGH_WATER, HIGH_WATER // 4
         self._open = self._paused = self._closing = self._eof_out = self._eof_in = False
         self._blocked = self._lost = False
+        self._ended = False  # the connection is closed; data may still wait for the protocol
         flow.owner = self
 
     # From the stack.
 
     def flow_event(self, flow: Flow, now: float) -> None:
-        """Hand events of the connection on to the protocol."""
-        while (event := flow.conn.next_event()) is not None:
-            if event is Event.CONNECTED:
-                self._begin()
-            elif event is Event.WRITABLE:
-                self._write_out()
-            elif event in _ERRORS:
-                self._fail(_ERRORS[event])
-            elif event is Event.CLOSED:
+        """Hand events of the connection on to the protocol; an error of its ends the connection."""
+        try:
+            while (event := flow.conn.next_event()) is not None:
+                self._take(event)
+            if self._open and not self._lost:
+                self._deliver()
+        except Exception as e:
+            self._fatal(e)
+
+    def _take(self, event: Event) -> None:
+        if event is Event.CONNECTED:
+            self._begin()
+        elif event is Event.WRITABLE:
+            self._write_out()
+        elif event in _ERRORS:
+            kind, number, text = _ERRORS[event]
+            self._lose(kind(number, text))
+        elif event is Event.CLOSED:
+            self._ended = True
+            if not self._open:
                 self._lose(None)
-        if self._open and not self._lost:
-            self._deliver()
+
+    def _fatal(self, error: Exception) -> None:
+        context = {"message": "a protocol failed", "exception": error, "transport": self,
+                   "protocol": self._protocol}  # fmt: skip
+        self._loop.call_exception_handler(context)
+        self._flow.conn.abort()
+        self._lose(error)
+        self._kick()
 
     def _begin(self) -> None:
         self._open = True
@@ -86,11 +105,8 @@ class StackTransport(asyncio.Transport):
             keep = isinstance(protocol, asyncio.Protocol) and protocol.eof_received()
             if not keep:
                 self.close()
-
-    def _fail(self, error: Exception) -> None:
-        if self._connected is not None and not self._connected.done():
-            self._connected.set_exception(error)
-        self._lose(error)
+        if self._ended and not conn.rcv_queued and not self._paused:
+            self._lose(None)
 
     def _lose(self, error: Exception | None) -> None:
         if self._lost:
@@ -99,6 +115,7 @@ class StackTransport(asyncio.Transport):
         self._pending.clear()
         if self._connected is not None and not self._connected.done():
             self._connected.set_exception(error or ConnectionAbortedError("closed while opening"))
+            self._connected.exception()  # whoever gave up waiting must not be told again
         if self._open:
             self._loop.call_soon(self._protocol.connection_lost, error)
 
@@ -134,6 +151,8 @@ class StackTransport(asyncio.Transport):
             self._protocol.resume_writing()
         if not self._pending and (self._closing or self._eof_out):
             self._end()
+            if self._closing:
+                self._lose(None)
 
     def _end(self) -> None:
         conn = self._flow.conn

@@ -17,6 +17,11 @@ def parse_burst(burst: Any) -> None:
     lib.frame_parse_burst(burst.array, burst.count)
 
 
+def parse_frame(f: Any) -> None:
+    """Parse one frame in place."""
+    lib.frame_parse_burst(f, 1)
+
+
 def flow_key(f: Any) -> bytes:
     """Return the 40 bytes that name the frame's flow: source first, ports in host order."""
     return bytes(_buffer(f.src, KEY_LEN))

@@ -28,7 +28,10 @@ void frame_emit_udp(struct frame *f, const void *tmpl, uint32_t tmpl_len, const 
 
 /* segment.c: what a link without offloads needs.  Fills up to `max` frames of `out` with what `in`
  * is without the offloads missing from `offload` (link/port.py's Offload bits); *cursor starts at
- * 0, and is 0 again when `in` is used up.  The pieces of `out` point into `in`. */
+ * 0, and is 0 again when `in` is used up.  The pieces of `out` point into `in`.  Returns 0 for what
+ * cannot be sent: a frame without bytes, one whose pieces are not its length, one that needs more
+ * than FRAME_IOV_MAX pieces behind a header of its own.  frame_needs() is true for the first two,
+ * so that a port that asks it never sends them. */
 uint32_t frame_soften(const struct frame *in, uint32_t offload, uint32_t *cursor,
                       struct frame *out, uint32_t max);
 int frame_needs(const struct frame *frames, uint32_t n, uint32_t offload);

@@ -21,7 +21,7 @@
 
 #define FRAME_IOV_MAX 20     /* 64 KiB from a Linux guest: 17 page fragments and a linear part */
 #define FRAME_HEAD_MAX 256   /* Ethernet 14 + VLAN 4 + IPv6 40 + extensions + TCP 60, with room */
-#define FRAME_LEN_MAX 65549  /* an IPv4 or IPv6 packet of 65,535 bytes and its Ethernet header */
+#define FRAME_LEN_MAX 65589  /* IPv6: a payload of 65,535 bytes, its header, and an Ethernet header */
 #define FRAME_VNET_LEN 12
 
 #define VNET_NEEDS_CSUM 1

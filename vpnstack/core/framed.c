@@ -65,7 +65,11 @@ int64_t framed_tx_burst(int fd, const struct frame *frames, uint32_t n)
     uint8_t lengths[TX_FRAMES][4];
     uint32_t k = 0;
 
-    for (uint32_t i = 0; i < n && i < TX_FRAMES && k + 1 + frames[i].iovcnt <= TX_IOV; i++) {
+    for (uint32_t i = 0; i < n && i < TX_FRAMES; i++) {
+        if (!frames[i].len || frames[i].iovcnt > FRAME_IOV_MAX) /* nothing that could be sent */
+            continue;
+        if (k + 1 + frames[i].iovcnt > TX_IOV)
+            break;
         uint32_t len = 0; /* by the pieces: a length that is not theirs would end the stream */
         for (unsigned j = 0; j < frames[i].iovcnt; j++)
             len += (uint32_t)frames[i].iov[j].iov_len;
@@ -78,6 +82,8 @@ int64_t framed_tx_burst(int fd, const struct frame *frames, uint32_t n)
         memcpy(iov + k, frames[i].iov, sizeof iov[0] * frames[i].iovcnt);
         k += frames[i].iovcnt;
     }
+    if (!k)
+        return 0;
     struct msghdr msg = {.msg_iov = iov, .msg_iovlen = k};
     ssize_t sent = sendmsg(fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
     if (sent < 0)

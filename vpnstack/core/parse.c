@@ -130,6 +130,8 @@ static enum frame_verdict parse_tcp(struct frame *f, uint32_t l4_len)
     f->urg = be16(p + 18);
     f->data = (uint16_t)(f->l4 + doff);
     f->data_len = l4_len - doff;
+    if (!f->sport || !f->dport) /* RFC 6335 6: reserved, nobody can be there */
+        return FRAME_BAD_L4;
     parse_tcp_options(f, f->l4 + 20u, f->data);
     return l4_csum_ok(f, l4_len) ? FRAME_OK : FRAME_BAD_L4_CSUM;
 }
@@ -147,6 +149,8 @@ static enum frame_verdict parse_udp(struct frame *f, uint32_t l4_len)
     f->dport = be16(p + 2);
     f->data = f->l4 + 8;
     f->data_len = len - 8;
+    if (!f->dport) /* RFC 6335 6; a source of 0 means that no answer is wanted (RFC 768) */
+        return FRAME_BAD_L4;
     if (be16(p + 6) == 0) /* RFC 768: not computed; RFC 8200 8.1: not allowed */
         return f->ip_version == 4 ? FRAME_OK : FRAME_BAD_L4_CSUM;
     return l4_csum_ok(f, len) ? FRAME_OK : FRAME_BAD_L4_CSUM;

@@ -6,7 +6,7 @@ import struct
 from enum import IntEnum
 from ipaddress import IPv6Address
 
-HEAD_MAX, LEN_MAX, EXT_MAX, SEGMENTS_MAX = 256, 65549, 8, 1024
+HEAD_MAX, LEN_MAX, EXT_MAX, SEGMENTS_MAX = 256, 65589, 8, 1024
 NEEDS_CSUM, DATA_VALID = 1, 2
 GSO_TCPV4, GSO_TCPV6, GSO_UDP_L4, GSO_ECN = 1, 4, 5, 0x80
 MAPPED = bytes(10) + b"\xff\xff"
@@ -316,6 +316,8 @@ class _Parser:
         if not 8 <= size <= end - off:
             raise Drop(Verdict.BAD_L4)
         self.ports(off, off + size, 8)
+        if not self.p.dport:  # RFC 6335 6; a source of 0 wants no answer (RFC 768)
+            raise Drop(Verdict.BAD_L4)
         if self.u16(off + 6):
             self.verify(off, off + size)
         elif self.p.ip_version == 6:
@@ -331,6 +333,8 @@ class _Parser:
         self.ports(off, end, size)
         p.seq, p.ack = self.u32(off + 4), self.u32(off + 8)
         p.tcp_flags, p.wnd, p.urg = self.u16(off + 12) & 511, self.u16(off + 14), self.u16(off + 18)
+        if not (p.sport and p.dport):  # RFC 6335 6
+            raise Drop(Verdict.BAD_L4)
         self.tcp_options(self.head[off + 20 : off + size])
         self.verify(off, end)
 

@@ -37,10 +37,28 @@ static uint32_t needs(const struct frame *f)
     }
 }
 
+/* What `offload` lacks; segmentation without checksums is of no use (virtio 1.2, 5.1.3.1). */
+static uint32_t lacks(const struct frame *f, uint32_t offload)
+{
+    return needs(f) & ~(offload & OFFLOAD_CSUM ? offload : 0u);
+}
+
+/* Is there something to send: a frame that could not be built has no length (emit.c)? */
+static int sendable(const struct frame *f)
+{
+    size_t sum = 0;
+
+    if (!f->len || !f->iovcnt || f->iovcnt > FRAME_IOV_MAX)
+        return 0;
+    for (unsigned i = 0; i < f->iovcnt; i++)
+        sum += f->iov[i].iov_len;
+    return sum == f->len;
+}
+
 int frame_needs(const struct frame *frames, uint32_t n, uint32_t offload)
 {
     for (uint32_t i = 0; i < n; i++)
-        if (needs(frames + i) & ~offload)
+        if (lacks(frames + i, offload) || !sendable(frames + i))
             return 1;
     return 0;
 }
@@ -164,11 +182,11 @@ static int alias(const struct frame *in, struct frame *out)
 uint32_t frame_soften(const struct frame *in, uint32_t offload, uint32_t *cursor,
                       struct frame *out, uint32_t max)
 {
-    uint32_t missing = needs(in) & ~offload, made = 0, off = *cursor;
+    uint32_t missing = lacks(in, offload), made = 0, off = *cursor;
 
-    if (!max || !in->iovcnt || in->iovcnt > FRAME_IOV_MAX)
-        return 0;
     *cursor = 0;
+    if (!max || !sendable(in))
+        return 0;
     if (!missing)
         return (uint32_t)alias(in, out);
     /* The checksum field must lie where the protocol has it: a guest chose these numbers. */
@@ -186,8 +204,10 @@ uint32_t frame_soften(const struct frame *in, uint32_t offload, uint32_t *cursor
     }
     while (made < max && off < in->data_len) {
         uint32_t n = segment(in, off, out + made);
-        if (!n)
+        if (!n) { /* the next call finds this segment again, makes nothing, and the port counts */
+            *cursor = made ? off : 0;
             return made;
+        }
         off += n;
         made++;
     }

@@ -42,6 +42,11 @@ int tap_tx_burst(int fd, const struct frame *frames, uint32_t n, uint32_t *dropp
     while (i < n) {
         const struct frame *f = frames + i;
         struct iovec iov[1 + FRAME_IOV_MAX];
+        if (!f->len || !f->iovcnt || f->iovcnt > FRAME_IOV_MAX) { /* nothing that could be sent */
+            ++*dropped;
+            i++;
+            continue;
+        }
         iov[0].iov_base = (void *)&f->vnet;
         iov[0].iov_len = FRAME_VNET_LEN;
         memcpy(iov + 1, f->iov, sizeof f->iov[0] * f->iovcnt);

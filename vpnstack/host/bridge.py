@@ -14,6 +14,7 @@ import struct
 from collections.abc import Callable
 
 from ..proto.tcp.block import Event
+from ..proto.tcp.state import State
 from ..stack.tcp import Flow
 
 _ABORT = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: close sends a reset
@@ -68,8 +69,7 @@ class Bridge:
                 self.abort()
                 return
             elif event is Event.CLOSED:
-                self.close()
-                return
+                self._flow_ended()
         if not self._writing:
             self._to_host()
 
@@ -93,6 +93,15 @@ class Bridge:
         if conn.eof and not self._shut:
             self._shut = True
             self._shutdown()
+        elif conn.state is State.CLOSED:
+            self.close()
+
+    def _flow_ended(self) -> None:
+        """Nothing more comes or goes, but what came may still wait for the host to take it."""
+        self._recv_eof = True
+        self._stop_reading()
+        if not self.flow.conn.rcv_queued:
+            self.close()
 
     def _shutdown(self) -> None:
         try:

@@ -37,7 +37,7 @@ class Policy:
         """Return the address to connect to on the host for `addr`, None where that is refused."""
         if addr in self.host:
             return LOOPBACK[4 if len(addr) == 4 else 6]
-        if addr in self.local or ip.is_multicast(addr) or not any(addr):
+        if addr in self.local or ip.is_multicast(addr) or not any(addr) or addr == ip.BROADCAST_V4:
             return None
         other = ipaddress.ip_address(addr)
         if other.is_loopback or any(other in net for net in self.networks):

@@ -90,28 +90,41 @@ class UdpForwarder:
 
     def datagram_received(self, remote: Endpoint, local: Endpoint, data: bytes, now: float) -> None:
         """Send a guest's datagram to where it is for."""
-        if not self.stack.interface.on_link(remote[0]):
+        interface = self.stack.interface
+        if not interface.on_link(remote[0]) or remote[0] in interface.local:
             self.counters.spoofed += 1
             return
         target = self.policy.destination(local[0])
         if target is None or local[1] == 0:
             self.counters.refused += 1
-            self._report(remote, local, data, Kind.PROHIBITED, now)
+            ours = local[0] in interface.local
+            kind = Kind.PORT_UNREACHABLE if ours else Kind.PROHIBITED
+            self._report(remote, local, data, kind, now)
             return
         mapping = self._mapping(remote, now)
         if mapping is None:
             return
         mapping.questions += 1
-        try:
-            mapping.sock.sendto(data, (text(target), local[1]))
+        code = self._send(mapping, data, (text(target), local[1]), now)
+        if not code:
             self.counters.sent += 1
-        except BlockingIOError:
-            self.counters.failed += 1
-        except OSError as e:
-            self.counters.failed += 1
-            kind = _KINDS.get(e.errno or 0)
-            if kind is not None:
-                self._report(remote, local, data, kind, now)
+            return
+        self.counters.failed += 1
+        if code in _KINDS:
+            self._report(remote, local, data, _KINDS[code], now)
+
+    def _send(self, mapping: Mapping, data: bytes, to: tuple[str, int], now: float) -> int:
+        """Send; return an errno.  An ICMP error about an earlier datagram comes up first: ip(7)."""
+        code = 0
+        for _ in range(2):
+            try:
+                mapping.sock.sendto(data, to)
+                return 0
+            except OSError as e:
+                code = e.errno or errno.EINVAL
+            if not self._errors(mapping, now):
+                break
+        return code
 
     def _mapping(self, guest: Endpoint, now: float) -> Mapping | None:
         mapping = self._mappings.get(guest)
@@ -143,9 +156,7 @@ class UdpForwarder:
             for _ in range(BATCH):
                 data, peer = mapping.sock.recvfrom(65535)
                 self._answer(mapping, data, peer, now)
-        except BlockingIOError:
-            pass
-        except OSError:
+        except OSError:  # EAGAIN, or an error that waits in the queue
             self._errors(mapping, now)
         self.wake()
 
@@ -161,19 +172,22 @@ class UdpForwarder:
         self.counters.received += 1
         self.stack.udp.send((source, peer[1]), mapping.guest, data, now)
 
-    def _errors(self, mapping: Mapping, now: float) -> None:
-        """Read ICMP errors that came back (ip(7), IP_RECVERR) and tell the guest."""
+    def _errors(self, mapping: Mapping, now: float) -> int:
+        """Read ICMP errors that came back (ip(7), IP_RECVERR), tell the guest; return how many."""
+        count = 0
         try:
             for _ in range(BATCH):
                 data, control, _, peer = mapping.sock.recvmsg(
                     1500, 512, socket.MSG_ERRQUEUE | socket.MSG_DONTWAIT
                 )
+                count += 1
                 code = struct.unpack_from("=I", control[0][2])[0] if control else 0
                 addr = self.policy.source(ipaddress.ip_address(peer[0]).packed) if peer else None
                 if addr is not None and code in _KINDS:
                     self._report(mapping.guest, (addr, peer[1]), data, _KINDS[code], now)
         except OSError:
-            return  # EAGAIN: the queue is empty
+            pass  # EAGAIN: the queue is empty
+        return count
 
     def _report(self, guest: Endpoint, to: Endpoint, data: bytes, kind: Kind, now: float) -> None:
         offender = packet(guest, to, data[:64])

@@ -7,10 +7,14 @@ from collections import deque
 from ..core.burst import Burst
 
 OCTETS_MAX = 8 << 20  # two bursts of 64 super-segments
+FRAME_COST = 256  # bytes that Python keeps beside a frame's own
 
 
 class Backlog:
-    """Frames that wait for a link, copied; refuses what would exceed `octets_max`."""
+    """Frames that wait for a link, copied; refuses what would exceed `octets_max`.
+
+    Each frame counts `FRAME_COST` more than its length: many small ones are bounded as well.
+    """
 
     __slots__ = ("_frames", "octets", "octets_max")
 
@@ -26,7 +30,7 @@ class Backlog:
         """Copy frames `start` and up; return how many did not fit and are dropped."""
         dropped = 0
         for i in range(start, burst.count):
-            size = burst[i].len
+            size = burst[i].len + FRAME_COST
             if self.octets + size > self.octets_max:
                 dropped += 1
                 continue
@@ -44,4 +48,4 @@ class Backlog:
     def drop_first(self, n: int) -> None:
         """Forget the `n` oldest frames: they are sent."""
         for _ in range(n):
-            self.octets -= len(self._frames.popleft()[1])
+            self.octets -= len(self._frames.popleft()[1]) + FRAME_COST

@@ -6,6 +6,7 @@ header, so every offload happens in software here.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -67,13 +68,13 @@ class FramedPort:
         """Send all frames, or keep a bounded backlog of bytes; see `Port`."""
         for part in self._soften(burst, self.offload):
             sent = 0 if self._backlog else self._send(part)
-            self._account(part, sent)
+            if sent < 0:  # the stream is dead: let all of it go, receiving will say so
+                self._tx[2] += part.count
+            else:
+                self._account(part, sent)
 
     def _send(self, burst: Burst) -> int:
         sent = lib.framed_tx_burst(self.fileno(), burst.array, burst.count)
-        if sent < 0:  # the stream is dead: let all of it go, receiving will say so
-            self._tx[2] += burst.count
-            return sum(f.len + 4 for f in burst)
         return int(sent)
 
     def _account(self, burst: Burst, sent: int) -> None:
@@ -97,12 +98,13 @@ class FramedPort:
                 del self._backlog[: self._sock.send(memoryview(self._backlog)[:BUFFER])]
         except BlockingIOError:
             pass
-        except OSError:
+        except OSError:  # dead, as above
             self._backlog.clear()
 
     def close(self) -> None:
-        """Close the socket."""
+        """Close the socket; what waits for it is lost."""
         self._sock.close()
+        self._backlog.clear()
 
     def statistics(self) -> PortStatistics:
         """Return counters since the port was opened."""
@@ -143,7 +145,8 @@ class FramedListener:
         """Stop listening and remove the socket from the file system."""
         if self._sock.fileno() >= 0:
             self._sock.close()
-            os.unlink(self._path)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self._path)
 
 
 def bind_unix(path: str) -> socket.socket:
@@ -156,7 +159,7 @@ def bind_unix(path: str) -> socket.socket:
         sock.bind(path)
     except OSError as e:
         sock.close()
-        raise UsageError(f"cannot listen on {path}: {e.strerror}") from e
+        raise UsageError(f"cannot listen on {path}: {e.strerror or e}") from e
     finally:
         os.umask(mask)
     sock.listen()
@@ -168,10 +171,13 @@ def remove_stale(path: str) -> None:
     if not os.path.exists(path) or not stat.S_ISSOCK(os.stat(path).st_mode):
         return
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.setblocking(False)  # a live listener with a full queue would hold us
         try:
             probe.connect(path)
         except ConnectionRefusedError:
             os.unlink(path)
+        except BlockingIOError:
+            pass
 
 
 def listen(path: str, *, mtu: int) -> FramedListener:

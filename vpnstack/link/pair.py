@@ -6,6 +6,7 @@ import os
 from collections import deque
 
 from ..core.burst import Burst
+from .backlog import FRAME_COST
 from .port import Offload, PortClosed, PortStatistics
 
 QUEUE_OCTETS = 4 << 20
@@ -37,6 +38,8 @@ class PairPort:
 
     def rx_burst(self, burst: Burst) -> int:
         """Take frames from the queue; see `Port`."""
+        if self._event < 0:
+            raise PortClosed(f"{self.name}: the port was closed")
         try:
             os.eventfd_read(self._event)
         except BlockingIOError:
@@ -45,7 +48,7 @@ class PairPort:
         was_full = self._octets >= QUEUE_OCTETS
         while self._queue and not burst.full:
             vnet, octets = self._queue.popleft()
-            self._octets -= len(octets)
+            self._octets -= len(octets) + FRAME_COST
             self._rx[1] += len(octets)
             burst.append(octets, vnet)
         self._rx[0] += burst.count
@@ -55,7 +58,7 @@ class PairPort:
             if not burst.count:
                 raise PortClosed(f"{self.name}: the other end was closed")
             os.eventfd_write(self._event, 1)
-        elif was_full:
+        if was_full and self._octets < QUEUE_OCTETS and self._peer is not None:
             os.eventfd_write(self._peer._event, 1)
         return burst.count
 
@@ -68,11 +71,12 @@ class PairPort:
         peer = self._peer
         for i in range(burst.count):
             octets = burst.octets(i)
-            if peer is None or peer._octets + len(octets) > 2 * QUEUE_OCTETS:
+            cost = len(octets) + FRAME_COST
+            if peer is None or not octets or peer._octets + cost > 2 * QUEUE_OCTETS:
                 self._tx[2] += 1
                 continue
             peer._queue.append((burst.vnet(i), octets))
-            peer._octets += len(octets)
+            peer._octets += cost
             self._tx[0] += 1
             self._tx[1] += len(octets)
         if peer is not None and burst.count:
@@ -91,6 +95,8 @@ class PairPort:
             self._peer = None
         os.close(self._event)
         self._event = -1
+        self._queue.clear()
+        self._octets = 0
 
     def statistics(self) -> PortStatistics:
         """Return counters since the pair was made."""

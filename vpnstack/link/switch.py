@@ -13,7 +13,7 @@ from ..core.access import macs, octets
 from ..core.burst import Burst
 from .port import Port
 
-STATIONS_MAX = 4096
+STATIONS_MAX = 4096  # behind one port
 
 
 class Switch:
@@ -23,26 +23,28 @@ class Switch:
         self.mac = mac
         self.ports: list[Port] = []
         self.stations_max = stations_max
-        self.moved = self.refused = 0
-        self._stations: OrderedDict[bytes, Port] = OrderedDict()
+        self.moved = self.refused = self.invalid = 0
+        self._stations: dict[bytes, Port] = {}
+        self._behind: dict[int, OrderedDict[bytes, None]] = {}  # by port, oldest first
         self._outgoing: dict[int, Burst] = {}
 
     def attach(self, port: Port) -> None:
         """Add a port."""
         self.ports.append(port)
         self._outgoing[id(port)] = Burst()
+        self._behind[id(port)] = OrderedDict()
 
     def detach(self, port: Port) -> None:
         """Remove a port and forget who was behind it."""
         if port in self.ports:
             self.ports.remove(port)
             del self._outgoing[id(port)]
-            for mac in [m for m, p in self._stations.items() if p is port]:
+            for mac in self._behind.pop(id(port)):
                 del self._stations[mac]
 
     def stations(self, port: Port) -> list[bytes]:
         """Return the addresses seen behind `port`."""
-        return [mac for mac, p in self._stations.items() if p is port]
+        return list(self._behind.get(id(port), ()))
 
     def blocked(self, mac: bytes) -> bool:
         """Tell whether the port that leads to `mac` takes no frames now."""
@@ -56,10 +58,14 @@ class Switch:
         if mac[0] & 1 or mac == self.mac:
             self.refused += 1
             return False
-        if mac in self._stations:
+        before = self._stations.get(mac)
+        if before is not None:
             self.moved += 1
-        elif len(self._stations) >= self.stations_max:
-            self._stations.popitem(last=False)
+            del self._behind[id(before)][mac]
+        behind = self._behind[id(port)]
+        if len(behind) >= self.stations_max:  # who floods the table forgets its own stations
+            del self._stations[behind.popitem(last=False)[0]]
+        behind[mac] = None
         self._stations[mac] = port
         return True
 
@@ -70,15 +76,20 @@ class Switch:
         """
         local = []
         for f in burst:
+            if f.head_len < 14 or f.len < 14:
+                self.invalid += 1
+                continue
             dst, src = macs(f)
-            if f.len < 14 or not self._learn(src, port):
+            if not self._learn(src, port):
                 continue
             if dst == self.mac:
                 local.append(f)
                 continue
             if dst[0] & 1:
                 local.append(f)
-            if len(self.ports) > 1 and not f.verdict:
+            if f.verdict:
+                self.invalid += 1
+            elif len(self.ports) > 1:
                 self._forward(dst, f, port)
         if len(self.ports) > 1:
             self._send()
@@ -109,6 +120,8 @@ class Switch:
             self.ports[0].tx_burst(burst)
             return
         for f in burst:
+            if not f.len:  # one that could not be built (emit.c)
+                continue
             # Frames of the stack lie behind their own headers: the address is in the first piece.
             self._forward(octets(f, 0, 6), f, None)
         self._send()

@@ -25,7 +25,7 @@ TUN_F_TSO4 = 2
 TUN_F_TSO6 = 4
 TUN_F_TSO_ECN = 8
 
-SLOT = 65552  # bytes for one frame: 64 KiB of IP packet, an Ethernet header with a tag, aligned
+SLOT = 65600  # bytes for one frame: FRAME_LEN_MAX, aligned
 SLOTS = 64
 
 _allocate = ffi.new_allocator(should_clear_after_alloc=False)  # touched only as frames arrive

@@ -207,10 +207,10 @@ class Cache:
             self._move(addr, entry, Input.CONFIRMED, now)
 
     def forget(self, addr: bytes) -> None:
-        """Drop `addr`'s entry; packets that waited come back as `Failed`."""
+        """Drop `addr`'s entry; `Failed` tells whoever waited for it, with the packets that did."""
         entry = self._table.pop(addr, None)
         self._timers.pop(addr, None)
-        if entry is not None and entry.pending:
+        if entry is not None and (entry.pending or entry.state is State.INCOMPLETE):
             self._events.append(Failed(addr, tuple(entry.pending)))
 
     def transmit(self, now: float) -> list[Solicit]:

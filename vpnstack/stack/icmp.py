@@ -29,7 +29,7 @@ class IcmpLayer:
 
     def __init__(self, interface: Interface) -> None:
         self.interface = interface
-        self.errors = Errors()
+        self.errors = Errors(broadcasts=interface.broadcasts)
         self.counters = IcmpCounters()
 
     def receive(self, f: Any, now: float) -> icmp.Error | None:
@@ -60,9 +60,7 @@ class IcmpLayer:
         reply = icmp.Echo(True, echo.ident, echo.seq, echo.data)
         body = icmp.emit(reply, dst, src)
         proto = ip.ICMP if len(src) == 4 else ip.ICMPV6
-        packet = ip.emit(ip.Repr(dst, src, proto), body)
-        if len(packet) <= interface.mtu:
-            interface.send_packet(packet, now)
+        interface.send_packet(ip.emit(ip.Repr(dst, src, proto), body), now)
 
     def report(self, f: Any, kind: Kind, now: float, value: int = 0) -> None:
         """Send the error `kind` about a received frame, if the rules and the rate allow it."""

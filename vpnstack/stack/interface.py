@@ -85,6 +85,7 @@ class Interface:
     link: Link
     neighbours: Cache = field(default_factory=Cache)
     local: set[bytes] = field(default_factory=set)
+    broadcasts: set[bytes] = field(default_factory=set)
     queue: deque[Queued] = field(default_factory=deque)
     counters: InterfaceCounters = field(default_factory=InterfaceCounters)
     link_local: bytes = b""
@@ -99,6 +100,7 @@ class Interface:
     mtu_told: int = 0  # by the link's routers or servers; 0: nothing
     hop_limit: int = 64
     station: bytes = b""  # our link address, and the VLAN tag behind it
+    ident: int = 0  # of the latest packet that left in fragments
 
     def __post_init__(self) -> None:
         vlan = self.config.vlan
@@ -110,6 +112,13 @@ class Interface:
         self.local.add(self.link_local)
         for address in self.config.addresses:
             self.local.add(address.ip.packed)
+        self._note_broadcasts()
+
+    def _note_broadcasts(self) -> None:
+        self.broadcasts.clear()  # the set is shared: who refuses errors to broadcasts has it
+        for a in self.addresses:
+            if a.version == 4 and a.network.prefixlen < 31:
+                self.broadcasts.add(a.network.broadcast_address.packed)
 
     @property
     def mac(self) -> bytes:
@@ -130,12 +139,14 @@ class Interface:
         if address.packed not in self.local:
             self.addresses.append(address)
             self.local.add(address.packed)
+            self._note_broadcasts()
 
     def remove_address(self, addr: bytes) -> None:
         """Make an address nobody's."""
         self.addresses = [a for a in self.addresses if a.packed != addr]
         for known in (self.local, self.deprecated, self.temporary):
             known.discard(addr)
+        self._note_broadcasts()
 
     def on_link(self, addr: bytes) -> bool:
         """Tell whether `addr` is a neighbour rather than behind a router."""
@@ -153,6 +164,10 @@ class Interface:
         if len(dst) == 4:
             return self.gateway4
         return self.route6(dst) if self.route6 is not None else self.gateway6
+
+    def reachable(self, addr: bytes) -> bool:
+        """Tell whether answers to `addr` can leave here: there is a route, and it is not ours."""
+        return addr not in self.local and self.next_hop(addr) is not None
 
     def source_for(self, dst: bytes) -> bytes | None:
         """Return our address to talk to `dst` from.
@@ -195,19 +210,27 @@ class Interface:
 
     def is_broadcast(self, dst: bytes) -> bool:
         """Tell whether `dst` is the directed broadcast of one of our IPv4 networks."""
-        return len(dst) == 4 and any(
-            a.version == 4
-            and a.network.prefixlen < 31
-            and a.network.broadcast_address.packed == dst
-            for a in self.addresses
-        )
+        return dst in self.broadcasts
 
     def send_packet(self, octets: bytes, now: float) -> None:
         """Queue an IP packet, resolving its destination first where that is needed."""
         dst = octets[16:20] if octets[0] >> 4 == 4 else octets[24:40]
         mac = self.resolve(dst, now, Packet(octets))
         if mac is not None:
+            self.send_resolved(mac, octets, self.path_mtu(dst, now))
+
+    def send_resolved(self, mac: bytes, octets: bytes, mtu: int = 0) -> None:
+        """Queue an IP packet for the station `mac`, in fragments where it exceeds the MTU.
+
+        `mtu` is the path's, by default the link's.
+        """
+        mtu = mtu or self.mtu
+        if len(octets) <= mtu:
             self.send_frame(mac, octets)
+            return
+        self.ident = (self.ident + 1) & 0xFFFFFFFF
+        for fragment in ip.fragments(octets, mtu, self.ident):
+            self.send_frame(mac, fragment)
 
     def send_frame(self, mac: bytes, octets: bytes, ethertype: int = 0) -> None:
         """Queue a packet for the station `mac`; IP unless `ethertype` says otherwise."""

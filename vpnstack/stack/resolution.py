@@ -9,7 +9,7 @@ from ..proto.neighbour import Failed
 from ..proto.ra import Router
 from ..wire import arp, ip, ndp
 from ..wire.malformed import Malformed
-from .interface import BROADCAST_MAC, Interface, Packet
+from .interface import BROADCAST_MAC, Interface
 
 ETHERTYPE_ARP = 0x0806
 
@@ -156,20 +156,18 @@ class Resolution:
         times.append(self.configurator.deadline() if self.configurator is not None else None)
         return min((at for at in times if at is not None), default=None)
 
-    def release(self) -> tuple[list[Any], list[Any]]:
-        """Send packets whose neighbour answered; return what else was resolved, and what failed."""
-        resolved: list[Any] = []
-        failed: list[Any] = []
+    def release(self) -> tuple[list[bytes], list[bytes]]:
+        """Send packets whose neighbour answered; return the neighbours that did and did not."""
+        resolved: list[bytes] = []
+        failed: list[bytes] = []
         while (event := self.interface.neighbours.next_event()) is not None:
             if isinstance(event, Failed):
                 self.interface.counters.unresolved += len(event.pending)
-                failed.extend(event.pending)
+                failed.append(event.addr)
                 if self.configurator is not None:
                     self.configurator.neighbour_failed(event.addr)
                 continue
+            resolved.append(event.addr)
             for waiting in event.pending:
-                if isinstance(waiting, Packet):
-                    self.interface.send_frame(event.mac, waiting.octets)
-                else:
-                    resolved.append(waiting)
+                self.interface.send_resolved(event.mac, waiting.octets)
         return resolved, failed

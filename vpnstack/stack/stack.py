@@ -18,7 +18,8 @@ from ..core.burst import Burst
 from ..proto.tcp.config import Config
 from ..wire import icmp, igmp, ip, ipopt, mld
 from ..wire.icmp import Kind
-from . import headers, tcp, udp
+from . import headers, segments, tcp, udp
+from .fragments import FragmentLayer
 from .icmp import IcmpLayer
 from .interface import Datagram, Interface
 from .membership import Membership
@@ -48,7 +49,8 @@ class Statistics:
     echoes_answered: int
     resets_out: int
     syns_refused: int
-    fragments_dropped: int
+    packets_reassembled: int
+    fragments_dropped: int  # at once: broken, or from where no answer can go
     wrong_vlan: int = 0
     source_routed: int = 0
 
@@ -71,14 +73,16 @@ class Stack:
             interface, lambda version: make(version, interface.mtu), rng.randbytes(32)
         )
         self.icmp = IcmpLayer(interface)
-        self.udp = udp.UdpLayer(interface, rng)
+        self.fragments = FragmentLayer(self.icmp)
+        interface.ident = rng.getrandbits(32)
+        self.udp = udp.UdpLayer(interface)
         self.udp.unclaimed = self._port_unreachable
         self.resolution = Resolution(interface)
         self.groups = Membership(interface, rng)
         self._vlan = interface.config.vlan or 0
         self._wrong_vlan = self._source_routed = 0
         self._dropped = [0] * lib.FRAME_VERDICTS
-        self._frames_in = self._frames_out = self._fragments_dropped = 0
+        self._frames_in = self._frames_out = 0
         self._out = Burst()
 
     # Receiving.
@@ -107,8 +111,10 @@ class Stack:
         if f.ip_version == 4 and f.head[f.l3] & 15 > 5 and self._bad_options(f, now):
             return
         if f.is_frag:
-            self._fragments_dropped += 1
-            return
+            whole = self._reassemble(f, now)
+            if whole is None:
+                return
+            f = whole
         proto = f.proto
         if proto == headers.TCP:
             if self._for_us(f) and f.dst[0] != 0xFF:
@@ -135,6 +141,19 @@ class Stack:
             self._source_routed += 1
             return True
         return False
+
+    def _reassemble(self, f: Any, now: float) -> Any:
+        """Return the parsed packet that `f` completes, None while parts of it are missing."""
+        if not (self._for_us(f) or self._is_group(f)):
+            return None
+        if not self.interface.reachable(access.source(f)):
+            self.fragments.dropped += 1
+            return None
+        whole = self.fragments.receive(f, now)
+        if whole is not None and whole.verdict:
+            self._drop(whole, now)
+            return None
+        return whole
 
     def _for_us(self, f: Any) -> bool:
         dst = access.destination(f)
@@ -207,19 +226,21 @@ class Stack:
     def settle(self) -> None:
         """End the burst: the memory of the frames received may go."""
         self.tcp.own()
+        self.fragments.settle()
 
     # Transmitting.
 
     def transmit(self, now: float) -> Burst | None:
         """Return a burst to be sent before the next call, None when there is nothing to send."""
         self.tcp.expire(now)
+        self.fragments.expire(now)
         self.resolution.transmit(now)
         self.groups.transmit(now)
         resolved, failed = self.resolution.release()
-        for flow in resolved:
-            self.tcp.ready(flow)
-        for waiting in failed:
-            self._unreachable(waiting, now)
+        for hop in resolved:
+            self.tcp.resolved(hop)
+        for hop in failed:
+            self.tcp.unresolved(hop, now)
         out = self._out
         out.clear()
         self._drain_queue(out)
@@ -239,16 +260,12 @@ class Stack:
                 out.keep(data)
                 out.count += 1
             else:
-                tcp.emit(out, *item)
-
-    def _unreachable(self, waiting: Any, now: float) -> None:
-        """Nobody answers for an address: tell a flow (RFC 1122 2.3.2.2, RFC 4861 7.2.2)."""
-        if isinstance(waiting, tcp.Flow):
-            self.tcp.unreachable(waiting, now)
+                segments.emit(out, *item)
 
     def deadline(self) -> float | None:
         """Return when `transmit` has something to do next by itself."""
-        times = (self.tcp.deadline(), self.resolution.deadline(), self.groups.deadline())
+        layers = (self.tcp, self.resolution, self.groups, self.fragments)
+        times = (layer.deadline() for layer in layers)
         return min((at for at in times if at is not None), default=None)
 
     def statistics(self) -> Statistics:
@@ -266,7 +283,8 @@ class Stack:
             echoes_answered=self.icmp.counters.echoes_answered,
             resets_out=t.resets_out,
             syns_refused=t.syns_refused,
-            fragments_dropped=self._fragments_dropped,
+            packets_reassembled=self.fragments.reassembler.statistics().whole,
+            fragments_dropped=self.fragments.dropped,
             wrong_vlan=self._wrong_vlan,
             source_routed=self._source_routed,
         )

@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import heapq
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..core import access
-from ..core._core import ffi, lib
 from ..core.burst import Burst
+from ..proto.tcp.block import Event
 from ..proto.tcp.config import Config
 from ..proto.tcp.connection import Connection, Icmp
 from ..proto.tcp.isn import initial_sequence
-from ..proto.tcp.options import emit_options
-from ..proto.tcp.segment import ACK, RST, SYN, Segment, reset_for
-from ..proto.tcp.state import State
+from ..proto.tcp.segment import ACK, FIN, RST, SYN, Segment, reset_for
+from ..proto.tcp.state import Input, State
 from ..wire import icmp, ip
 from ..wire.icmp import Kind
 from . import headers
 from .interface import Interface
+from .segments import emit, segment_of
 
 FLOWS_MAX = 131072
 HELD_MAX = 4096  # SYNs that wait for a decision
@@ -50,8 +50,8 @@ class Flow:
     """A connection with its ends: `local` and `remote` are (address, port), addresses packed."""
 
     __slots__ = (
-        "_layer", "blocked", "conn", "dirty", "key", "local", "mac", "owner", "ready", "remote",
-        "template", "timer",
+        "_layer", "conn", "dirty", "key", "local", "mac", "owner", "ready", "remote", "template",
+        "timer",
     )  # fmt: skip
 
     def __init__(self, layer: TcpLayer, key: bytes, conn: Connection) -> None:
@@ -63,7 +63,7 @@ class Flow:
         self.local = (dst, dport)
         self.owner: FlowOwner | None = None
         self.mac = self.template = b""
-        self.ready = self.dirty = self.blocked = False
+        self.ready = self.dirty = False
         self.timer: float | None = None
 
     def touch(self) -> None:
@@ -96,6 +96,8 @@ class TcpCounters:
     segments_out: int = 0
     flows_opened: int = 0
     syns_refused: int = 0  # no room in a table
+    unroutable: int = 0  # SYNs from where no answer can go
+    undelivered: int = 0  # segments for which no neighbour was found
     resets_out: int = 0
 
 
@@ -116,7 +118,8 @@ class TcpLayer:
         self._held: set[Flow] = set()
         self._ready: deque[Flow] = deque()
         self._dirty: list[Flow] = []
-        self._blocked: list[Flow] = []
+        self._waiting: dict[bytes, dict[Flow, None]] = {}  # by the next hop's address
+        self._blocked: dict[Flow, None] = {}  # their port takes no frames
         self._timers: list[tuple[float, int, Flow]] = []
         self._serial = 0
         self.events: deque[tuple[Any, Flow]] = deque()
@@ -154,7 +157,12 @@ class TcpLayer:
 
     def _unknown(self, key: bytes, seg: Segment, now: float) -> None:
         acceptor = None
-        _, _, dst, dport = headers.unpack_key(key)
+        src, _, dst, dport = headers.unpack_key(key)
+        if not self.interface.reachable(src):
+            self.counters.unroutable += 1
+            return
+        if seg.flags & (SYN | FIN) == SYN | FIN:  # opens nothing and deserves no answer, as Linux
+            return
         if seg.flags & (SYN | ACK | RST) == SYN:
             acceptor = self.listeners.get((dst, dport)) or self.listeners.get((None, dport))
             acceptor = acceptor or self.forward
@@ -210,10 +218,30 @@ class TcpLayer:
             flow.conn.icmp_error(Icmp.HARD if hard else Icmp.SOFT, now, seq)
         self._mark(flow)
 
-    def unreachable(self, flow: Flow, now: float) -> None:
-        """Tell a flow that nobody answers for its peer's address on the link."""
-        flow.conn.icmp_error(Icmp.SOFT, now, flow.conn.snd_una & 0xFFFFFFFF)
-        self._mark(flow)
+    def resolved(self, hop: bytes) -> None:
+        """A neighbour answered: the flows that waited for its link address are ready."""
+        for flow in self._waiting.pop(hop, ()):
+            self.ready(flow)
+
+    def unresolved(self, hop: bytes, now: float) -> None:
+        """Nobody answers for a neighbour's address: tell the flows that waited.
+
+        What they send is lost, so that their timers go on (RFC 1122 4.2.3.9: a soft error ends
+        only a connection that is being opened).
+        """
+        for flow in self._waiting.pop(hop, ()):
+            self.counters.undelivered += len(flow.conn.transmit(now, TURN))
+            flow.conn.icmp_error(Icmp.SOFT, now, flow.conn.snd_una & 0xFFFFFFFF)
+            if flow.conn.wants_transmit:
+                self.ready(flow)
+            self._after(flow)
+
+    def lost(self, macs: Container[bytes]) -> None:
+        """The stations `macs` are gone for good: end their flows."""
+        for flow in [flow for flow in self.flows.values() if flow.mac in macs]:
+            if flow.conn.state is not State.CLOSED:
+                flow.conn.finish(Input.ABORT, Event.UNREACHABLE)
+            self._after(flow)
 
     def _mark(self, flow: Flow) -> None:
         if not flow.dirty:
@@ -260,8 +288,9 @@ class TcpLayer:
         self._held.discard(flow)
 
     def forget(self, flow: Flow) -> None:
-        """Take a flow out of the table."""
-        self.flows.pop(flow.key, None)
+        """Take a flow out of the table, where a newer one may have its place already."""
+        if self.flows.get(flow.key) is flow:
+            del self.flows[flow.key]
         self._held.discard(flow)
 
     # Transmitting.
@@ -277,44 +306,45 @@ class TcpLayer:
         while ready and not burst.full:
             flow = ready.popleft()
             flow.ready = False
-            self._transmit_flow(flow, burst, now)
-            self._after(flow)
+            if self._transmit_flow(flow, burst, now):
+                self._after(flow)
 
-    def _transmit_flow(self, flow: Flow, burst: Burst, now: float) -> None:
+    def _transmit_flow(self, flow: Flow, burst: Burst, now: float) -> bool:
+        """Send a turn's worth; False when the flow has to wait, its timers with it."""
         conn = flow.conn
         due = conn.deadline()
         if not conn.wants_transmit and (due is None or due > now):
-            return
+            return True
         if not self._resolve(flow, now):
-            return
+            return False
         segments = conn.transmit(now, min(burst.capacity - burst.count, TURN))
         for seg in segments:
             emit(burst, flow.template, seg)
         self.counters.segments_out += len(segments)
         if conn.wants_transmit:
             self.ready(flow)  # its turn is over, it has more
+        return True
 
     def _resolve(self, flow: Flow, now: float) -> bool:
         """Make sure of the template; False when the flow has to wait for a link address."""
-        mac = self.interface.resolve(flow.remote[0], now, flow)
+        mac = self.interface.resolve(flow.remote[0], now, None)
         if mac is None:
+            hop = self.interface.next_hop(flow.remote[0]) or flow.remote[0]
+            self._waiting.setdefault(hop, {})[flow] = None
             return False
         if mac != flow.mac:
             ends = (*flow.local, *flow.remote)
             flow.mac = mac
             flow.template = headers.template(mac, self.interface.station, ends, headers.TCP)
         if self.interface.link.blocked(mac):
-            if not flow.blocked:
-                flow.blocked = True
-                self._blocked.append(flow)
+            self._blocked[flow] = None
             return False
         return True
 
     def unblock(self) -> None:
         """A port that took no frames takes them again: its flows are ready."""
-        flows, self._blocked = self._blocked, []
+        flows, self._blocked = self._blocked, {}
         for flow in flows:
-            flow.blocked = False
             self.ready(flow)
 
     def _after(self, flow: Flow) -> None:
@@ -355,46 +385,3 @@ class TcpLayer:
     def deadline(self) -> float | None:
         """Return when `expire` has something to do next."""
         return self._timers[0][0] if self._timers else None
-
-
-def segment_of(f: Any) -> Segment:
-    """Make a `Segment` of a parsed TCP frame; its data is borrowed from the frame."""
-    opts = f.opts
-    if not opts:
-        return Segment(
-            f.seq, f.ack, f.tcp_flags, f.wnd, access.payload(f), f.urg, ce=f.tos & 3 == 3
-        )
-    sacks: tuple[tuple[int, int], ...] = ()
-    if opts & lib.TCPOPT_SACK:
-        edges = f.sack
-        sacks = tuple((edges[2 * i], edges[2 * i + 1]) for i in range(f.sack_n))
-    return Segment(
-        f.seq,
-        f.ack,
-        f.tcp_flags,
-        f.wnd,
-        access.payload(f),
-        f.urg,
-        f.mss if opts & lib.TCPOPT_MSS else 0,
-        f.wscale if opts & lib.TCPOPT_WSCALE else -1,
-        bool(opts & lib.TCPOPT_SACK_PERMITTED),
-        (f.tsval, f.tsecr) if opts & lib.TCPOPT_TIMESTAMP else None,
-        sacks,
-        0,
-        f.tos & 3 == 3,
-    )
-
-
-def emit(burst: Burst, template: bytes, seg: Segment) -> None:
-    """Add the frame of an outgoing segment to `burst`."""
-    opts = emit_options(seg)
-    n = len(seg.data)
-    data = ffi.NULL
-    if n:
-        data = ffi.from_buffer(seg.data)
-        burst.keep(data)
-    lib.frame_emit_tcp(
-        burst.frames[burst.count], template, len(template), seg.seq, seg.ack, seg.flags, seg.wnd,
-        seg.urg, opts, len(opts), data, n, seg.gso_size,
-    )  # fmt: skip
-    burst.count += 1

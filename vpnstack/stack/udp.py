@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any, Protocol
 from ..core import access
 from ..wire import icmp, ip
 from . import headers
-from .interface import Datagram, Interface, Packet
+from .interface import Datagram, Interface
 
 PAYLOAD_MAX = 65507
 HEADER_LEN = 8
@@ -47,13 +46,11 @@ class UdpCounters:
 class UdpLayer:
     """The port table of one interface; an address of None binds all of ours."""
 
-    def __init__(self, interface: Interface, rng: random.Random) -> None:
+    def __init__(self, interface: Interface) -> None:
         self.interface = interface
         self.ports: dict[tuple[bytes | None, int], UdpOwner] = {}
         self.forward: UdpOwner | None = None
         self.counters = UdpCounters()
-        self._rng = rng
-        self._ident = rng.getrandbits(32)
         self.unclaimed: Callable[[Any, float], None] | None = None  # answers: port unreachable
 
     def owner(self, addr: bytes, port: int) -> UdpOwner | None:
@@ -100,28 +97,19 @@ class UdpLayer:
             self.counters.too_long += 1
             return False
         self.counters.datagrams_out += 1
-        path = interface.path_mtu(remote[0], now)
-        if size > path:
-            self._send_fragments(local, remote, data, now, ttl, path)
-            return True
         if mac is None:
             mac = interface.resolve(remote[0], now, None)
         if mac is None:
-            interface.resolve(remote[0], now, Packet(packet(local, remote, data, ttl)))
+            interface.send_packet(packet(local, remote, data, ttl), now)
+            return True
+        path = interface.path_mtu(remote[0], now)
+        if size > path:
+            interface.send_resolved(mac, packet(local, remote, data, ttl), path)
             return True
         ends = (*local, *remote)
         template = headers.template(mac, interface.station, ends, headers.UDP, ttl)
         interface.send_queued(Datagram(template, data))
         return True
-
-    def _send_fragments(
-        self, local: tuple[bytes, int], remote: tuple[bytes, int], data: bytes, now: float,
-        ttl: int, path: int,
-    ) -> None:  # fmt: skip
-        self._ident = (self._ident + 1) & 0xFFFFFFFF
-        whole = packet(local, remote, data, ttl)
-        for fragment in fragments(whole, path, self._ident):
-            self.interface.send_packet(fragment, now)
 
 
 def packet(
@@ -134,25 +122,3 @@ def packet(
     right = ip.checksum(head + data, pseudo) or 0xFFFF
     body = head[:6] + right.to_bytes(2, "big") + data
     return ip.emit(ip.Repr(local[0], remote[0], ip.UDP, ttl=ttl), body)
-
-
-def fragments(whole: bytes, mtu: int, ident: int) -> list[bytes]:
-    """Cut an IP packet without options into fragments of at most `mtu` bytes.
-
-    RFC 791 3.2 and RFC 8200 4.5; every fragment but the last carries a multiple of 8 bytes.
-    """
-    header, payload = ip.parse(whole)
-    v4 = len(header.src) == 4
-    room = (mtu - (20 if v4 else 48)) & ~7
-    out = []
-    for offset in range(0, len(payload), room):
-        part = payload[offset : offset + room]
-        more = offset + room < len(payload)
-        if v4:
-            fields = (header.src, header.dst, header.proto, header.ttl, header.tos, ident & 0xFFFF)
-            out.append(ip.emit(ip.Repr(*fields, more=more, offset=offset), part))
-        else:
-            extension = struct.pack("!BBHI", header.proto, 0, offset | more, ident)
-            repr = ip.Repr(header.src, header.dst, ip.FRAGMENT, ttl=header.ttl)
-            out.append(ip.emit(repr, extension + part))
-    return out

@@ -7,7 +7,7 @@ are parsed and built in C (`core/frame.h`).
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 
 from .malformed import Malformed, need
@@ -134,6 +134,27 @@ def emit(repr: Repr, payload: bytes) -> bytes:
     fields = (first, repr.tos, total, repr.ident, frag, repr.ttl, repr.proto)
     right = checksum(_V4.pack(*fields, 0, repr.src, repr.dst) + repr.options)
     return _V4.pack(*fields, right, repr.src, repr.dst) + repr.options + payload
+
+
+def fragments(whole: bytes, mtu: int, ident: int) -> list[bytes]:
+    """Cut a packet without options or extensions into fragments of at most `mtu` octets.
+
+    RFC 791 3.2 and RFC 8200 4.5: every fragment but the last carries a multiple of 8 octets.
+    """
+    header, payload = parse(whole)
+    v4 = len(header.src) == 4
+    room = (mtu - (V4_HEADER_LEN if v4 else V6_HEADER_LEN + 8)) & ~7
+    out = []
+    for offset in range(0, len(payload), room):
+        part = payload[offset : offset + room]
+        more = offset + room < len(payload)
+        if v4:
+            repr = replace(header, ident=ident & 0xFFFF, more=more, offset=offset)
+        else:
+            part = struct.pack("!BBHI", header.proto, 0, offset | more, ident) + part
+            repr = replace(header, proto=FRAGMENT)
+        out.append(emit(repr, part))
+    return out
 
 
 def upper(packet: bytes) -> Upper | None:

@@ -136,7 +136,7 @@ def test_transmit_legacy_header(queue: Queue, memory: GuestMemory, ring: DriverR
     assert pop(queue) == [FRAME]
 
 
-@pytest.mark.parametrize("size", [1, 11, 12, 25, 12 + 65550])
+@pytest.mark.parametrize("size", [1, 11, 12, 25, 12 + 65590])
 def test_transmit_of_no_frame_is_given_back_and_counted(
     queue: Queue, ring: DriverRing, size: int
 ) -> None:

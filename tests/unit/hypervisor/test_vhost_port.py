@@ -353,6 +353,7 @@ def test_nothing_leaks(make: Callable[..., Made], guest: Guest) -> None:
         front.sock.shutdown(socket.SHUT_WR)
         with pytest.raises(PortClosed):
             settle(port)
+        port.close()
         front.close()
         assert open_fds() == before
         guest._free = 0

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from .block import OFF, Block, Phase, Rtx
 from .scoreboard import OUT, Sent
+from .state import State
 
 MAX_ACK_DELAY = 0.2  # RFC 8985, 7.2: what a peer may wait before it acknowledges one segment
 MAX_MULT = 20  # RFC 8985, 6.2: steps by which DSACKs widen the window
@@ -90,7 +91,7 @@ def on_probe_acked(c: Block, ack: int, dsack: bool, flight: int, now: float) -> 
 def arm(c: Block, now: float) -> None:
     """Start the timer of transmissions, as the probe's where one may be sent (RFC 8985, 7.2)."""
     rto = now + c.rtt.timeout()
-    probe = probe_time(c, now)
+    probe = probe_time(c, now) if c.state >= State.ESTABLISHED else OFF  # a SYN has no tail
     if probe != OFF:
         c.rtx_mode, c.t_rtx = Rtx.PROBE, min(probe, rto)
     else:

@@ -15,12 +15,12 @@ from vpnstack.core.burst import Burst
 class Reader:
     def __init__(self, sock: socket.socket) -> None:
         self.sock, self.burst = sock, Burst(4)
-        self.buf = ffi.new("uint8_t[]", 2 * 65549)
+        self.buf = ffi.new("uint8_t[]", 2 * 65589)
         self.start, self.end = ffi.new("uint32_t *"), ffi.new("uint32_t *")
 
     def read(self) -> int | list[bytes]:
         n = lib.framed_rx_burst(
-            self.sock.fileno(), self.burst.array, 4, self.buf, 2 * 65549, self.start, self.end
+            self.sock.fileno(), self.burst.array, 4, self.buf, 2 * 65589, self.start, self.end
         )
         return n if n <= 0 else [self.burst.octets(i) for i in range(n)]
 
@@ -43,7 +43,7 @@ def test_split_header_and_body(pair: tuple[socket.socket, Reader]) -> None:
     assert reader.read() == -errno.EPIPE
 
 
-@pytest.mark.parametrize("length", [65550, 2**32 - 1])
+@pytest.mark.parametrize("length", [65590, 2**32 - 1])
 def test_length_too_large(pair: tuple[socket.socket, Reader], length: int) -> None:
     peer, reader = pair
     peer.send(b"\0\0\0\1x" + length.to_bytes(4, "big"))
@@ -64,3 +64,22 @@ def test_largest_frame_and_short_send(pair: tuple[socket.socket, Reader]) -> Non
         if len(got) == sent // (4 + len(data)):
             break
     assert got == [data] * (sent // (4 + len(data)))
+
+
+def test_frame_larger_than_the_buffer_is_an_error_and_no_end(
+    pair: tuple[socket.socket, Reader],
+) -> None:
+    peer, reader = pair
+    peer.send(b"\0\0\0\x20" + bytes(20))
+
+    def read() -> int:
+        return int(
+            lib.framed_rx_burst(
+                peer_end, reader.burst.array, 4, reader.buf, 16, reader.start, reader.end
+            )
+        )
+
+    peer_end = reader.sock.fileno()
+    assert read() == 0
+    assert (reader.start[0], reader.end[0]) == (0, 16)
+    assert read() == -errno.ENOBUFS

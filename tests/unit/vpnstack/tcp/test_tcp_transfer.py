@@ -11,6 +11,7 @@ from tcp_pair import End, Link, Pair, connected
 
 from vpnstack.proto.tcp.block import Event
 from vpnstack.proto.tcp.config import Config
+from vpnstack.proto.tcp.segment import SYN, Segment
 from vpnstack.proto.tcp.state import State
 
 UP = random.Random(1).randbytes(300_000)
@@ -67,6 +68,29 @@ def test_any_link_delivers_exactly_the_bytes(
     config = Config(sack=sack, timestamps=ts, rcv_buf=buf, retries=60, syn_retries=60, msl=600.0)
     pair = Pair(config, config, seed=seed, iss_a=0xFFFFFFF0, whole=whole)
     transfer(pair, link, back)
+
+
+def test_lost_syn_ack_of_a_server_that_speaks_first() -> None:
+    """No tail probe before the handshake is done: it would send data in the place of the SYN."""
+    pair = Pair(Config(syn_rto=3.0))  # the client is slower to repeat its SYN
+    pair.a.to_send = UP
+    first: list[float] = []
+
+    def speak(end: End) -> None:
+        end.to_send = DOWN
+
+        def lose_the_first(seg: Segment) -> bool:
+            first.append(pair.now)
+            return len(first) == 1
+
+        end.link.drop = lose_the_first
+
+    pair.prepare_b = speak
+    pair.run()
+    assert pair.b is not None
+    assert [bool(seg.flags & SYN) for _, seg in pair.b.sent[:2]] == [True, True]
+    assert bytes(pair.a.got) == DOWN
+    assert bytes(pair.b.got) == UP
 
 
 def test_slow_reader_stops_the_sender_and_loses_nothing() -> None:

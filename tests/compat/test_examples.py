@@ -1,0 +1,47 @@
+"""The programs of examples/, run as a user runs them, in a directory of their own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+def example(name: str, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run examples/NAME in `cwd`."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "examples" / name), *arguments],
+        cwd=cwd, capture_output=True, text=True, timeout=280, check=False,
+        env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": str(Path.home()),
+             "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+
+
+def test_demo(require: Callable[..., None], tmp_path: Path) -> None:
+    require("qemu-system-x86_64", "module:aiohttp")
+    run = example("demo.py", "--json", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    steps = json.loads(run.stdout)
+    assert {step["name"] for step in steps} >= {"dhcp", "ipv6", "download", "upload", "watch"}
+    assert [step["name"] for step in steps if not step["ok"]] == []
+    assert (tmp_path / "demo-console.log").stat().st_size > 0
+
+
+def test_quickstart(require: Callable[..., None], tmp_path: Path) -> None:
+    require("qemu-system-x86_64", "git")
+    run = example("quickstart.py", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    log = subprocess.run(
+        ["git", "-C", str(tmp_path / "state.git"), "log", "--format=%H", "main"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert run.stdout.split()[0] == log.stdout.split()[0]
+    assert "Linux" in run.stdout
