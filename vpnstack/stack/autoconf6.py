@@ -8,9 +8,10 @@ from collections import deque
 from dataclasses import replace
 
 from ..proto import dhcpv6_client, ndhost, slaac
+from ..proto.address import Origin
 from ..proto.dhcpv6_lease import Lease
 from ..proto.neighbour import State as Neighbour
-from ..proto.slaac import Change, Origin
+from ..proto.slaac import Change
 from ..wire import dhcpv6, icmp, ip, ndp
 from .configured import (
     AddressAdded,

@@ -6,8 +6,9 @@ import random
 
 import pytest
 
-from vpnstack.proto import iid, slaac
-from vpnstack.proto.slaac import Change, Origin, State
+from vpnstack.proto import address, iid, slaac
+from vpnstack.proto.address import Origin, State
+from vpnstack.proto.slaac import Change
 from vpnstack.wire import ip, ndp
 
 MAC = b"\x02\0\0\0\0\x07"
@@ -48,7 +49,7 @@ class Host:
         self.addresses.receive_prefix(prefix, self.now)
         self.step()
 
-    def of(self, origin: Origin) -> list[slaac.Entry]:
+    def of(self, origin: Origin) -> list[address.Entry]:
         return [e for e in self.addresses.table.values() if e.origin is origin]
 
 
