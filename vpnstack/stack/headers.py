@@ -41,7 +41,10 @@ def with_ect(octets: bytes) -> bytes:
 def template(
     dst_mac: bytes, src_mac: bytes, ends: tuple[bytes, int, bytes, int], proto: int, ttl: int = 64
 ) -> bytes:
-    """Build Ethernet and IP headers and the ports for (source, port, destination, port)."""
+    """Build Ethernet and IP headers and the ports for (source, port, destination, port).
+
+    `src_mac` may have a VLAN tag behind it (`Interface.station`).
+    """
     src, sport, dst, dport = ends
     ports = struct.pack("!HH", sport, dport)
     if len(src) == 4:

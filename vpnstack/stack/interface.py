@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ipaddress
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..core.burst import Burst
+from ..proto import addrsel, pmtu
 from ..proto.neighbour import Cache
 from ..proto.tcp.segment import Segment
 from ..wire import ip
@@ -17,6 +18,7 @@ BROADCAST_MAC = b"\xff" * 6
 QUEUE_MAX = 1024  # packets off the fast path that may wait for the link
 
 Address = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Link(Protocol):
@@ -31,13 +33,17 @@ class Link(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InterfaceConfig:
-    """`addresses` are ours with their prefixes; `mtu` counts bytes of an IP packet."""
+    """`addresses` are ours with their prefixes; `mtu` counts bytes of an IP packet.
+
+    With `vlan` (1 to 4094) the interface takes and sends frames of that VLAN only (IEEE 802.1Q).
+    """
 
     mac: bytes
     addresses: tuple[Address, ...]
     mtu: int = 1500
     gateway4: bytes | None = None
     gateway6: bytes | None = None
+    vlan: int | None = None
 
 
 @dataclass(slots=True)
@@ -69,7 +75,11 @@ class Packet:
 
 @dataclass(slots=True)
 class Interface:
-    """Addresses, neighbour cache and the queue of ready frames of one link."""
+    """Addresses, neighbour cache and the queue of ready frames of one link.
+
+    Addresses, routers and MTU start as configured; whoever configures the interface while it
+    runs (`autoconf`) changes them here.
+    """
 
     config: InterfaceConfig
     link: Link
@@ -79,15 +89,36 @@ class Interface:
     queue: deque[Queued] = field(default_factory=deque)
     counters: InterfaceCounters = field(default_factory=InterfaceCounters)
     link_local: bytes = b""
+    addresses: list[Address] = field(default_factory=list)
+    prefixes: list[Network] = field(default_factory=list)  # on the link without being ours
+    deprecated: set[bytes] = field(default_factory=set)
+    temporary: set[bytes] = field(default_factory=set)
+    paths: pmtu.Cache = field(default_factory=pmtu.Cache)
+    gateway4: bytes | None = None
+    gateway6: bytes | None = None
+    route6: Callable[[bytes], bytes | None] | None = None  # in place of `gateway6`
+    mtu_told: int = 0  # by the link's routers or servers; 0: nothing
+    hop_limit: int = 64
+    station: bytes = b""  # our link address, and the VLAN tag behind it
     ident: int = 0  # of the latest packet that left in fragments
 
     def __post_init__(self) -> None:
+        vlan = self.config.vlan
+        tag = b"" if vlan is None else b"\x81\0" + vlan.to_bytes(2)
+        self.station = self.config.mac + tag
+        self.addresses = list(self.config.addresses)
+        self.gateway4, self.gateway6 = self.config.gateway4, self.config.gateway6
         self.link_local = ip.eui64(self.config.mac)
         self.local.add(self.link_local)
         for address in self.config.addresses:
             self.local.add(address.ip.packed)
-            if address.version == 4 and address.network.prefixlen < 31:
-                self.broadcasts.add(address.network.broadcast_address.packed)
+        self._note_broadcasts()
+
+    def _note_broadcasts(self) -> None:
+        self.broadcasts.clear()  # the set is shared: who refuses errors to broadcasts has it
+        for a in self.addresses:
+            if a.version == 4 and a.network.prefixlen < 31:
+                self.broadcasts.add(a.network.broadcast_address.packed)
 
     @property
     def mac(self) -> bytes:
@@ -97,33 +128,73 @@ class Interface:
     @property
     def mtu(self) -> int:
         """Bytes of the largest IP packet."""
-        return self.config.mtu
+        return min(self.mtu_told or self.config.mtu, self.config.mtu)
+
+    def path_mtu(self, dst: bytes, now: float) -> int:
+        """Bytes of the largest IP packet that reaches `dst`, as far as we know."""
+        return self.paths.get(dst, now, self.mtu)
+
+    def add_address(self, address: Address) -> None:
+        """Make an address ours."""
+        if address.packed not in self.local:
+            self.addresses.append(address)
+            self.local.add(address.packed)
+            self._note_broadcasts()
+
+    def remove_address(self, addr: bytes) -> None:
+        """Make an address nobody's."""
+        self.addresses = [a for a in self.addresses if a.packed != addr]
+        for known in (self.local, self.deprecated, self.temporary):
+            known.discard(addr)
+        self._note_broadcasts()
 
     def on_link(self, addr: bytes) -> bool:
         """Tell whether `addr` is a neighbour rather than behind a router."""
         if len(addr) == 16 and ip.is_link_local(addr):
             return True
         other = ipaddress.ip_address(addr)
-        return any(other in a.network for a in self.config.addresses)
+        if any(other in a.network for a in self.addresses):
+            return True
+        return any(other in network for network in self.prefixes)
 
     def next_hop(self, dst: bytes) -> bytes | None:
         """Return whom to send to for `dst`, None where there is no route."""
         if self.on_link(dst):
             return dst
-        return self.config.gateway4 if len(dst) == 4 else self.config.gateway6
+        if len(dst) == 4:
+            return self.gateway4
+        return self.route6(dst) if self.route6 is not None else self.gateway6
 
     def reachable(self, addr: bytes) -> bool:
         """Tell whether answers to `addr` can leave here: there is a route, and it is not ours."""
         return addr not in self.local and self.next_hop(addr) is not None
 
     def source_for(self, dst: bytes) -> bytes | None:
-        """Return our address to talk to `dst` from: the one in its network, else the first."""
-        if len(dst) == 16 and ip.is_link_local(dst):
-            return self.link_local
-        mine = [a for a in self.config.addresses if len(a.packed) == len(dst)]
+        """Return our address to talk to `dst` from.
+
+        IPv6 by RFC 6724; IPv4: the one in its network, else the first.
+        """
+        if len(dst) == 16:
+            return self._source6(dst)
+        mine = [a for a in self.addresses if a.version == 4]
         other = ipaddress.ip_address(dst)
         best = next((a for a in mine if other in a.network), mine[0] if mine else None)
         return best.ip.packed if best else None
+
+    def _source6(self, dst: bytes) -> bytes | None:
+        mine = [
+            addrsel.Candidate(
+                a.packed, a.network.prefixlen, a.packed in self.deprecated,
+                a.packed in self.temporary,
+            )
+            for a in self.addresses
+            if a.version == 6
+        ]  # fmt: skip
+        near = addrsel.scope(dst) <= addrsel.Scope.LINK_LOCAL
+        if near and self.link_local in self.local:
+            mine.append(addrsel.Candidate(self.link_local))
+        best = addrsel.source(dst, mine)
+        return best.addr if best else None
 
     def resolve(self, dst: bytes, now: float, waiting: Any) -> bytes | None:
         """Return the link address for `dst`; None while `waiting` waits for it or has no route."""
@@ -146,21 +217,25 @@ class Interface:
         dst = octets[16:20] if octets[0] >> 4 == 4 else octets[24:40]
         mac = self.resolve(dst, now, Packet(octets))
         if mac is not None:
-            self.send_resolved(mac, octets)
+            self.send_resolved(mac, octets, self.path_mtu(dst, now))
 
-    def send_resolved(self, mac: bytes, octets: bytes) -> None:
-        """Queue an IP packet for the station `mac`, in fragments where it exceeds the MTU."""
-        if len(octets) <= self.mtu:
+    def send_resolved(self, mac: bytes, octets: bytes, mtu: int = 0) -> None:
+        """Queue an IP packet for the station `mac`, in fragments where it exceeds the MTU.
+
+        `mtu` is the path's, by default the link's.
+        """
+        mtu = mtu or self.mtu
+        if len(octets) <= mtu:
             self.send_frame(mac, octets)
             return
         self.ident = (self.ident + 1) & 0xFFFFFFFF
-        for fragment in ip.fragments(octets, self.mtu, self.ident):
+        for fragment in ip.fragments(octets, mtu, self.ident):
             self.send_frame(mac, fragment)
 
     def send_frame(self, mac: bytes, octets: bytes, ethertype: int = 0) -> None:
         """Queue a packet for the station `mac`; IP unless `ethertype` says otherwise."""
         kind = ethertype or (0x0800 if octets[0] >> 4 == 4 else 0x86DD)
-        self.send_queued(mac + self.mac + kind.to_bytes(2, "big") + octets)
+        self.send_queued(mac + self.station + kind.to_bytes(2, "big") + octets)
 
     def send_queued(self, item: Queued) -> None:
         """Queue what `Stack.transmit` turns into one frame."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 from ..core import access
 from ..proto.neighbour import Failed
@@ -14,6 +14,25 @@ from .interface import BROADCAST_MAC, Interface
 ETHERTYPE_ARP = 0x0806
 
 
+class Configurator(Protocol):
+    """Who configures the interface by what it hears on the link: `autoconf`."""
+
+    def arp_received(self, message: arp.Repr, now: float) -> None:
+        """Hear an ARP message of another station, whatever it is about."""
+
+    def ndp_received(self, message: ndp.Repr, src: bytes, now: float) -> bool:
+        """Hear a valid discovery message; True where nobody else may take it."""
+
+    def neighbour_failed(self, addr: bytes) -> None:
+        """Learn that a neighbour does not answer (any more)."""
+
+    def transmit(self, now: float) -> None:
+        """Send what is due."""
+
+    def deadline(self) -> float | None:
+        """Return when `transmit` has something to do next."""
+
+
 class Resolution:
     """Answers for our addresses, asks for others, and releases what waited for an answer.
 
@@ -23,6 +42,7 @@ class Resolution:
     def __init__(self, interface: Interface) -> None:
         self.interface = interface
         self.router: Router | None = None
+        self.configurator: Configurator | None = None
         self.malformed = 0
 
     def receive_arp(self, f: Any, now: float) -> None:
@@ -33,6 +53,10 @@ class Resolution:
             self.malformed += 1
             return
         interface = self.interface
+        if message.sha == interface.mac:
+            return  # our own, which the link sent back
+        if self.configurator is not None:
+            self.configurator.arp_received(message, now)
         usable = interface.on_link(message.spa) and message.spa not in interface.local
         if message.op is arp.Op.REQUEST and message.tpa in interface.local:
             if usable:
@@ -52,6 +76,8 @@ class Resolution:
             message = ndp.parse(body, src, dst, f.ttl)
         except Malformed:
             self.malformed += 1
+            return
+        if self.configurator is not None and self.configurator.ndp_received(message, src, now):
             return
         if isinstance(message, ndp.NeighbourSolicitation):
             self._solicited(message, src, now)
@@ -82,9 +108,9 @@ class Resolution:
         answer = ndp.NeighbourAdvertisement(
             message.target, interface.mac, router=self.router is not None, solicited=not probe
         )
-        self._send(answer, message.target, ip.ALL_NODES if probe else src, None, now)
+        self.send(answer, message.target, ip.ALL_NODES if probe else src, None, now)
 
-    def _send(
+    def send(
         self, message: ndp.Repr, src: bytes, dst: bytes, mac: bytes | None, now: float
     ) -> None:
         """Send a discovery message with the hop limit of 255 that receivers ask for."""
@@ -102,9 +128,11 @@ class Resolution:
                 self._ask_arp(solicit.addr, solicit.mac)
             else:
                 self._ask_ndp(solicit.addr, solicit.mac, now)
+        if self.configurator is not None:
+            self.configurator.transmit(now)
         if self.router is not None:
             for out in self.router.transmit(now):
-                self._send(out.message, self.interface.link_local, out.dst, out.mac, now)
+                self.send(out.message, self.interface.link_local, out.dst, out.mac, now)
 
     def _ask_arp(self, addr: bytes, mac: bytes | None) -> None:
         interface = self.interface
@@ -115,14 +143,17 @@ class Resolution:
 
     def _ask_ndp(self, addr: bytes, mac: bytes | None, now: float) -> None:
         src = self.interface.source_for(addr) or self.interface.link_local
+        if src not in self.interface.local:
+            return  # RFC 4861 7.2.2: no address to ask from yet
         dst = addr if mac else ip.solicited_node(addr)
         question = ndp.NeighbourSolicitation(addr, self.interface.mac)
-        self._send(question, src, dst, mac or ip.multicast_mac(dst), now)
+        self.send(question, src, dst, mac or ip.multicast_mac(dst), now)
 
     def deadline(self) -> float | None:
         """Return when `transmit` has something to do next."""
         times = [self.interface.neighbours.deadline()]
         times.append(self.router.deadline() if self.router is not None else None)
+        times.append(self.configurator.deadline() if self.configurator is not None else None)
         return min((at for at in times if at is not None), default=None)
 
     def release(self) -> tuple[list[bytes], list[bytes]]:
@@ -133,6 +164,8 @@ class Resolution:
             if isinstance(event, Failed):
                 self.interface.counters.unresolved += len(event.pending)
                 failed.append(event.addr)
+                if self.configurator is not None:
+                    self.configurator.neighbour_failed(event.addr)
                 continue
             resolved.append(event.addr)
             for waiting in event.pending:

@@ -16,16 +16,18 @@ from ..core import access
 from ..core._core import lib
 from ..core.burst import Burst
 from ..proto.tcp.config import Config
-from ..wire import icmp, ip
+from ..wire import icmp, igmp, ip, ipopt, mld
 from ..wire.icmp import Kind
 from . import headers, segments, tcp, udp
 from .fragments import FragmentLayer
 from .icmp import IcmpLayer
 from .interface import Datagram, Interface
+from .membership import Membership
 from .protocol import Handler, Registry
 from .resolution import ETHERTYPE_ARP, Resolution
 
 IPV4, IPV6 = 0x0800, 0x86DD
+NO_VLAN = 0xFFFF
 TCP_MARGIN = {4: 40, 6: 60}  # what IP and TCP headers without options take from the MTU
 VERDICTS = (
     "ok", "short", "bad_vnet", "bad_ip", "bad_ip_csum", "bad_l4", "bad_l4_csum", "bad_ext",
@@ -50,6 +52,8 @@ class Statistics:
     syns_refused: int
     packets_reassembled: int
     fragments_dropped: int  # at once: broken, or from where no answer can go
+    wrong_vlan: int = 0
+    source_routed: int = 0
 
 
 class Stack:
@@ -76,6 +80,9 @@ class Stack:
         self.udp.unclaimed = self._port_unreachable
         self.resolution = Resolution(interface)
         self.registry = Registry(interface)
+        self.groups = Membership(interface, rng)
+        self._vlan = interface.config.vlan or 0
+        self._wrong_vlan = self._source_routed = 0
         self._dropped = [0] * lib.FRAME_VERDICTS
         self._frames_in = self._frames_out = 0
         self._out = Burst()
@@ -96,7 +103,9 @@ class Stack:
         """Take parsed frames; their memory is borrowed until `settle`."""
         for f in frames:
             self._frames_in += 1
-            if f.verdict:
+            if (0 if f.vlan == NO_VLAN else f.vlan & 0xFFF) != self._vlan:
+                self._wrong_vlan += 1  # a tag of VLAN 0 has a priority only (802.1Q 9.6)
+            elif f.verdict:
                 self._drop(f, now)
             elif f.ip_version:
                 self._receive_ip(f, now)
@@ -113,6 +122,8 @@ class Stack:
             self.icmp.report(f, Kind.PARAMETER_PROBLEM, now, f.param_ptr)
 
     def _receive_ip(self, f: Any, now: float) -> None:
+        if f.ip_version == 4 and f.head[f.l3] & 15 > 5 and self._bad_options(f, now):
+            return
         if f.is_frag:
             whole = self._reassemble(f, now)
             if whole is None:
@@ -127,8 +138,23 @@ class Stack:
                 self.udp.receive(f, now)
         elif proto == (ip.ICMP if f.ip_version == 4 else ip.ICMPV6):
             self._receive_icmp(f, now)
+        elif proto == igmp.PROTO and f.ip_version == 4:
+            self.groups.receive_igmp(f, now)
         elif self._for_us(f) and not self.registry.receive_ip(f, now) and proto != ip.NO_NEXT:
             self.icmp.report(f, Kind.PROTOCOL_UNREACHABLE, now)
+
+    def _bad_options(self, f: Any, now: float) -> bool:
+        """Tell whether an IPv4 packet's options forbid to take it."""
+        options = access.octets(f, f.l3 + 20, (f.head[f.l3] & 15) * 4 - 20)
+        try:
+            kinds = ipopt.parse(options)
+        except ipopt.BadOption as e:  # RFC 1122 3.2.1.8, 3.2.2.5
+            self.icmp.report(f, Kind.PARAMETER_PROBLEM, now, (20 + e.offset) << 24)
+            return True
+        if not kinds.isdisjoint(ipopt.SOURCE_ROUTES):  # RFC 7126 4.3, 4.4
+            self._source_routed += 1
+            return True
+        return False
 
     def _reassemble(self, f: Any, now: float) -> Any:
         """Return the parsed packet that `f` completes, None while parts of it are missing."""
@@ -151,12 +177,17 @@ class Stack:
 
     def _is_group(self, f: Any) -> bool:
         dst = access.destination(f)
-        return ip.is_multicast(dst) or dst == ip.BROADCAST_V4 or self.interface.is_broadcast(dst)
+        if ip.is_multicast(dst):
+            return self.forwarding or dst in self.groups
+        return dst == ip.BROADCAST_V4 or self.interface.is_broadcast(dst)
 
     def _receive_icmp(self, f: Any, now: float) -> None:
         kind = f.sport >> 8
         if f.ip_version == 6 and 133 <= kind <= 137:
             self.resolution.receive_ndp(f, now)
+            return
+        if f.ip_version == 6 and kind in mld.TYPES:
+            self.groups.receive_mld(f, now)
             return
         error = self.icmp.receive(f, now)
         if error is not None:
@@ -169,12 +200,29 @@ class Stack:
             self.registry.icmp_received(error, now)
             return
         local, remote = (about.src, about.sport), (about.dst, about.dport)
+        if error.kind is Kind.TOO_BIG:
+            self._too_big(about, error, now)
         if about.proto == headers.UDP:
             owner = self.udp.owner(*local)
             if owner is not None:
                 owner.icmp_received(remote, local, error, now)
         elif about.proto == headers.TCP:
             self.tcp.icmp_received(local, remote, error, now)
+
+    def _too_big(self, about: icmp.Quoted, error: icmp.Error, now: float) -> None:
+        """Note a path's MTU where the message is about something that we sent (RFC 5927 7)."""
+        local, remote = (about.src, about.sport), (about.dst, about.dport)
+        if about.proto == headers.TCP:
+            where = ip.upper(error.quote)
+            at = where.offset + 4 if where else 0
+            if not self.tcp.sent(local, remote, int.from_bytes(error.quote[at : at + 4])):
+                return
+        elif about.proto != headers.UDP or self.udp.owner(*local) is None:
+            return
+        length = int.from_bytes(error.quote[2:4]) if error.version == 4 else 0
+        told = error.value & 0xFFFF if error.version == 4 else error.value
+        interface = self.interface
+        interface.paths.too_big(remote[0], told, now, link_mtu=interface.mtu, sent=length)
 
     def _port_unreachable(self, f: Any, now: float) -> None:
         self.icmp.report(f, Kind.PORT_UNREACHABLE, now)
@@ -203,6 +251,7 @@ class Stack:
         self.fragments.expire(now)
         self.resolution.transmit(now)
         self.registry.transmit(now)
+        self.groups.transmit(now)
         resolved, failed = self.resolution.release()
         for hop in resolved:
             self.tcp.resolved(hop)
@@ -232,7 +281,7 @@ class Stack:
     def deadline(self) -> float | None:
         """Return when `transmit` has something to do next by itself."""
         first = None
-        for layer in (self.tcp, self.resolution, self.fragments, self.registry):
+        for layer in (self.tcp, self.resolution, self.groups, self.fragments, self.registry):
             at = layer.deadline()
             if at is not None and (first is None or at < first):
                 first = at
@@ -255,6 +304,8 @@ class Stack:
             syns_refused=t.syns_refused,
             packets_reassembled=self.fragments.reassembler.statistics().whole,
             fragments_dropped=self.fragments.dropped,
+            wrong_vlan=self._wrong_vlan,
+            source_routed=self._source_routed,
         )
 
 

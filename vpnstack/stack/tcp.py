@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import deque
 from collections.abc import Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from ..core import access
@@ -113,6 +113,7 @@ class TcpLayer:
         self.listeners: dict[tuple[bytes | None, int], Acceptor] = {}
         self.forward: Acceptor | None = None
         self.counters = TcpCounters()
+        self._config = config
         self._configs = {4: config(4), 6: config(6)}
         self._secret = secret
         self.syn_queue = SynQueue(secret)
@@ -124,6 +125,19 @@ class TcpLayer:
         self._timers: list[tuple[float, int, Flow]] = []
         self._serial = 0
         self.events: deque[tuple[Any, Flow]] = deque()
+
+    def reconfigure(self) -> None:
+        """The interface's MTU changed: later connections have other parameters."""
+        self._configs = {4: self._config(4), 6: self._config(6)}
+
+    def _config_for(self, remote: bytes, now: float) -> Config:
+        """Return the parameters of a connection, less what the path is known not to carry."""
+        version = 4 if len(remote) == 4 else 6
+        config, interface = self._configs[version], self.interface
+        path = interface.path_mtu(remote, now)
+        if path >= interface.mtu:
+            return config
+        return replace(config, send_mss=min(config.mss, path - (40 if version == 4 else 60)))
 
     # Receiving.
 
@@ -168,6 +182,7 @@ class TcpLayer:
             self._reset(key, seg, now)
             return
         if conn is None:
+            config = self._config_for(src, now)
             iss = initial_sequence(self._secret, key, now)
             conn = Connection.passive(config, seg, now, iss, hold=True)
         flow = Flow(self, key, conn)
@@ -193,8 +208,16 @@ class TcpLayer:
         ends = (dst, dport, src, sport)
         mac = self.interface.resolve(src, now, Packet(headers.packet(ends, answer)))
         if mac is not None:
-            tmpl = headers.template(mac, self.interface.mac, ends, headers.TCP)
+            tmpl = headers.template(mac, self.interface.station, ends, headers.TCP)
             self.interface.send_queued((tmpl, answer))
+
+    def sent(self, local: tuple[bytes, int], remote: tuple[bytes, int], seq: int) -> bool:
+        """Tell whether `seq` is in flight from `local` to `remote` (RFC 5927 4.1)."""
+        flow = self.flows.get(headers.key(*remote, *local, headers.TCP))
+        if flow is None:
+            return False
+        conn = flow.conn
+        return (seq - conn.snd_una) & 0xFFFFFFFF < max(conn.snd_nxt - conn.snd_una, 1)
 
     def icmp_received(
         self, local: tuple[bytes, int], remote: tuple[bytes, int], error: icmp.Error, now: float
@@ -264,7 +287,7 @@ class TcpLayer:
         key = headers.key(*remote, *local, headers.TCP)
         if key in self.flows:
             raise KeyError(key)
-        config = self._configs[4 if len(local[0]) == 4 else 6]
+        config = self._config_for(remote[0], now)
         iss = initial_sequence(self._secret, key, now)
         flow = Flow(self, key, Connection.active(config, now, iss))
         self.flows[key] = flow
@@ -330,7 +353,7 @@ class TcpLayer:
         if mac != flow.mac:
             ends = (*flow.local, *flow.remote)
             flow.mac = mac
-            flow.template = headers.template(mac, self.interface.mac, ends, headers.TCP)
+            flow.template = headers.template(mac, self.interface.station, ends, headers.TCP)
         if self.interface.link.blocked(mac):
             self._blocked[flow] = None
             return False

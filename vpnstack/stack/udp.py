@@ -82,11 +82,16 @@ class UdpLayer:
         data: bytes,
         now: float,
         *,
-        ttl: int = 64,
+        ttl: int | None = None,
         mac: bytes | None = None,
     ) -> bool:
-        """Send `data`; False where it is too long.  `mac` skips the neighbour cache (DHCP)."""
+        """Send `data`; False where it is too long.  `mac` skips the neighbour cache (DHCP).
+
+        `ttl` is by default the link's, and 1 for a group (RFC 1112 6.1).
+        """
         interface = self.interface
+        if ttl is None:
+            ttl = 1 if ip.is_multicast(remote[0]) else interface.hop_limit
         size = (20 if len(local[0]) == 4 else 40) + HEADER_LEN + len(data)
         if len(data) > PAYLOAD_MAX:
             self.counters.too_long += 1
@@ -97,11 +102,12 @@ class UdpLayer:
         if mac is None:
             interface.send_packet(packet(local, remote, data, ttl), now)
             return True
-        if size > interface.mtu:
-            interface.send_resolved(mac, packet(local, remote, data, ttl))
+        path = interface.path_mtu(remote[0], now)
+        if size > path:
+            interface.send_resolved(mac, packet(local, remote, data, ttl), path)
             return True
         ends = (*local, *remote)
-        template = headers.template(mac, interface.mac, ends, headers.UDP, ttl)
+        template = headers.template(mac, interface.station, ends, headers.UDP, ttl)
         interface.send_queued(Datagram(template, data))
         return True
 

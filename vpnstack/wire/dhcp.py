@@ -11,6 +11,9 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import dns.exception
+import dns.name
+
 from . import ethernet, ip
 from .malformed import Malformed, need
 
@@ -194,3 +197,31 @@ def emit_routes(routes: Iterable[tuple[bytes, int, bytes]]) -> bytes:
     """Encode (network, prefix length, router) for option 121 (RFC 3442)."""
     parts = (bytes([n]) + net[: (n + 7) // 8] + router for net, n, router in routes)
     return b"".join(parts)
+
+
+def parse_routes(value: bytes) -> tuple[tuple[bytes, int, bytes], ...]:
+    """Read option 121 (RFC 3442) into (network, prefix length, router)."""
+    found, at = list[tuple[bytes, int, bytes]](), 0
+    while at < len(value):
+        length = value[at]
+        size = (length + 7) // 8
+        if length > 32 or size + 4 > len(value) - at - 1:
+            raise Malformed("dhcp", "whole routes in option 121", value[at : at + 9].hex())
+        network = value[at + 1 : at + 1 + size].ljust(4, b"\0")
+        found.append((network, length, value[at + 1 + size : at + 5 + size]))
+        at += 5 + size
+    return tuple(found)
+
+
+def parse_search(value: bytes) -> tuple[str, ...]:
+    """Read option 119 (RFC 3397), whose names may be compressed."""
+    found, at = list[str](), 0
+    while at < len(value):
+        try:
+            name, used = dns.name.from_wire(value, at)
+        except dns.exception.DNSException:
+            raise Malformed("dhcp", "names in option 119", value[at : at + 8].hex()) from None
+        at += used
+        if len(name.labels) > 1:
+            found.append(name.to_text(omit_final_dot=True))
+    return tuple(found)

@@ -32,7 +32,8 @@ _DONT_FRAGMENT, _MORE = 0x4000, 0x2000
 class Repr:
     """A network header; the family is the length of the addresses.
 
-    `ident`, `dont_fragment`, `more` and `offset` (octets) are IPv4's; `flow_label` is IPv6's.
+    `ident`, `dont_fragment`, `more`, `offset` (octets) and `options` (whole words) are IPv4's;
+    `flow_label` is IPv6's.
     """
 
     src: bytes
@@ -45,6 +46,7 @@ class Repr:
     more: bool = False
     offset: int = 0
     flow_label: int = 0
+    options: bytes = b""
 
     def __str__(self) -> str:
         family = "IP" if len(self.src) == 4 else "IP6"
@@ -80,7 +82,7 @@ def pseudo_sum(src: bytes, dst: bytes, proto: int, length: int) -> int:
 
 
 def parse(packet: bytes) -> tuple[Repr, bytes]:
-    """Split a packet into its header and payload, dropping options and link padding.
+    """Split a packet into its header and payload, dropping link padding.
 
     IPv6 extension headers stay in the payload; `upper` walks them.
     """
@@ -106,6 +108,7 @@ def _parse_v4(packet: bytes) -> tuple[Repr, bytes]:
     header = Repr(
         src, dst, proto, ttl, tos, ident,
         bool(frag & _DONT_FRAGMENT), bool(frag & _MORE), (frag & 0x1FFF) * 8,
+        options=packet[V4_HEADER_LEN:header_len],
     )  # fmt: skip
     return header, packet[header_len:total]
 
@@ -120,16 +123,17 @@ def _parse_v6(packet: bytes) -> tuple[Repr, bytes]:
 
 
 def emit(repr: Repr, payload: bytes) -> bytes:
-    """Build the packet: a header without options, its checksum, and `payload`."""
+    """Build the packet: the header, its checksum, and `payload`."""
     if len(repr.src) == 16:
         first = 6 << 28 | repr.tos << 20 | repr.flow_label
         fixed = _V6.pack(first, len(payload), repr.proto, repr.ttl, repr.src, repr.dst)
         return fixed + payload
     frag = repr.offset // 8 | (repr.dont_fragment and _DONT_FRAGMENT) | (repr.more and _MORE)
-    total = V4_HEADER_LEN + len(payload)
-    fields = (0x45, repr.tos, total, repr.ident, frag, repr.ttl, repr.proto)
-    right = checksum(_V4.pack(*fields, 0, repr.src, repr.dst))
-    return _V4.pack(*fields, right, repr.src, repr.dst) + payload
+    total = V4_HEADER_LEN + len(repr.options) + len(payload)
+    first = 0x45 + len(repr.options) // 4
+    fields = (first, repr.tos, total, repr.ident, frag, repr.ttl, repr.proto)
+    right = checksum(_V4.pack(*fields, 0, repr.src, repr.dst) + repr.options)
+    return _V4.pack(*fields, right, repr.src, repr.dst) + repr.options + payload
 
 
 def fragments(whole: bytes, mtu: int, ident: int) -> list[bytes]:

@@ -14,8 +14,9 @@ from . import ethernet, ip, names
 from .malformed import Malformed, need
 
 HOP_LIMIT = 255
-RS, RA, NS, NA = 133, 134, 135, 136
-SLLA, TLLA, PREFIX, MTU, RDNSS, DNSSL = 1, 2, 3, 5, 25, 31
+RS, RA, NS, NA, REDIRECT = 133, 134, 135, 136, 137
+SLLA, TLLA, PREFIX, REDIRECTED, MTU, NONCE, RDNSS, DNSSL = 1, 2, 3, 4, 5, 14, 25, 31
+QUOTE_MAX = 1280 - 40 - 40 - 16  # octets of the packet that a redirect quotes (RFC 4861 4.6.3)
 OPTIONS_MAX = 64
 
 _RA = struct.Struct("!BBHII")
@@ -88,11 +89,12 @@ class RouterAdvertisement:
 
 @dataclass(frozen=True, slots=True)
 class NeighbourSolicitation:
-    """RFC 4861 4.3."""
+    """RFC 4861 4.3; `nonce` tells a probe of our own that came back (RFC 7527)."""
 
     type: ClassVar[int] = NS
     target: bytes
     slla: bytes | None = None
+    nonce: bytes | None = None
 
     def __str__(self) -> str:
         return f"ICMP6, neighbor solicitation, who has {ip.format_address(self.target)}"
@@ -113,9 +115,30 @@ class NeighbourAdvertisement:
         return f"ICMP6, neighbor advertisement, tgt is {ip.format_address(self.target)}"
 
 
-Repr = RouterSolicitation | RouterAdvertisement | NeighbourSolicitation | NeighbourAdvertisement
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """RFC 4861 4.5: `target` is the better first hop to `destination`; `quote` caused it."""
 
-_FIXED = {RS: 8, RA: 16, NS: 24, NA: 24}
+    type: ClassVar[int] = REDIRECT
+    target: bytes
+    destination: bytes
+    tlla: bytes | None = None
+    quote: bytes = b""
+
+    def __str__(self) -> str:
+        to, hop = ip.format_address(self.destination), ip.format_address(self.target)
+        return f"ICMP6, redirect, {to} to {hop}"
+
+
+Repr = (
+    RouterSolicitation
+    | RouterAdvertisement
+    | NeighbourSolicitation
+    | NeighbourAdvertisement
+    | Redirect
+)
+
+_FIXED = {RS: 8, RA: 16, NS: 24, NA: 24, REDIRECT: 40}
 
 
 def parse(data: bytes, src: bytes, dst: bytes, hop_limit: int) -> Repr:
@@ -124,7 +147,7 @@ def parse(data: bytes, src: bytes, dst: bytes, hop_limit: int) -> Repr:
         raise Malformed("ndp", "hop limit 255", hop_limit)
     need("ndp", "a message", data, 8)
     if data[0] not in _FIXED or data[1]:
-        raise Malformed("ndp", "type 133 to 136, code 0", (data[0], data[1]))
+        raise Malformed("ndp", "type 133 to 137, code 0", (data[0], data[1]))
     need("ndp", "a message", data, _FIXED[data[0]])
     if ip.checksum(data, ip.pseudo_sum(src, dst, ip.ICMPV6, len(data))):
         raise Malformed("ndp", "a right checksum", data[2:4].hex())
@@ -133,6 +156,8 @@ def parse(data: bytes, src: bytes, dst: bytes, hop_limit: int) -> Repr:
         return _parse_rs(src, options)
     if data[0] == RA:
         return _parse_ra(data, src, options)
+    if data[0] == REDIRECT:
+        return _parse_redirect(data, src, options)
     return _parse_neighbour(data, src, dst, options)
 
 
@@ -220,7 +245,21 @@ def _parse_neighbour(
     probe = dst == ip.solicited_node(target) and slla is None
     if src == ip.UNSPECIFIED_V6 and not probe:  # RFC 4861 7.1.1
         raise Malformed("ndp", "a plain probe from the unspecified address", f"{len(data)} octets")
-    return NeighbourSolicitation(target, slla)
+    nonce = next((body for number, body in options if number == NONCE), None)
+    return NeighbourSolicitation(target, slla, nonce)
+
+
+def _parse_redirect(data: bytes, src: bytes, options: list[tuple[int, bytes]]) -> Redirect:
+    """Check RFC 4861 8.1."""
+    target, destination = data[8:24], data[24:40]
+    if not ip.is_link_local(src):
+        raise Malformed("ndp", "a link-local source of a redirect", ip.format_address(src))
+    if ip.is_multicast(destination):
+        raise Malformed("ndp", "a unicast destination", ip.format_address(destination))
+    if not ip.is_link_local(target) and target != destination:
+        raise Malformed("ndp", "a router or the destination as target", ip.format_address(target))
+    quote = next((body[6:] for number, body in options if number == REDIRECTED), b"")
+    return Redirect(target, destination, _mac(options, TLLA), quote)
 
 
 def emit(repr: Repr, src: bytes, dst: bytes) -> bytes:
@@ -236,7 +275,12 @@ def _body(repr: Repr) -> bytes:
     if isinstance(repr, RouterAdvertisement):
         return _ra_body(repr)
     if isinstance(repr, NeighbourSolicitation):
-        return bytes(4) + repr.target + _link(SLLA, repr.slla)
+        nonce = _option(NONCE, repr.nonce) if repr.nonce else b""
+        return bytes(4) + repr.target + _link(SLLA, repr.slla) + nonce
+    if isinstance(repr, Redirect):
+        quote = repr.quote[: QUOTE_MAX & ~7]
+        end = _option(REDIRECTED, bytes(6) + quote) if quote else b""
+        return bytes(4) + repr.target + repr.destination + _link(TLLA, repr.tlla) + end
     flags = repr.router * _ROUTER | repr.solicited * _SOLICITED | repr.override * _OVERRIDE
     return bytes([flags, 0, 0, 0]) + repr.target + _link(TLLA, repr.tlla)
 

@@ -34,9 +34,16 @@ ra = st.builds(
     ndp.RouterAdvertisement, st.integers(0, 255), u16, st.booleans(), st.booleans(), u32, u32,
     macs, st.none() | u32, several(prefix), several(rdnss), several(dnssl),
 )  # fmt: skip
+words = st.integers(1, 40).flatmap(lambda n: st.binary(min_size=8 * n, max_size=8 * n))
+redirects = targets.flatmap(
+    lambda to: st.builds(ndp.Redirect, st.just(LL) | st.just(to), st.just(to), macs, words)
+)
 messages = st.one_of(
     st.builds(ndp.RouterSolicitation, macs),
-    st.builds(ndp.NeighbourSolicitation, targets, macs),
+    st.builds(
+        ndp.NeighbourSolicitation, targets, macs, st.none() | st.binary(min_size=6, max_size=6)
+    ),
+    redirects,
     st.builds(
         ndp.NeighbourAdvertisement, targets, macs, st.booleans(), st.booleans(), st.booleans()
     ),
@@ -96,7 +103,11 @@ def test_unknown_options_are_skipped() -> None:
 
 
 BAD = [
-    (sealed(137, bytes(36)), LL, HOST, "type 133"),
+    (sealed(138, bytes(36)), LL, HOST, "type 133"),
+    (sealed(137, bytes(20)), LL, HOST, "at least"),
+    (sealed(137, bytes(4) + LL + HOST, src=HOST), HOST, HOST, "link-local source"),
+    (sealed(137, bytes(4) + LL + GROUP), LL, HOST, "unicast destination"),
+    (sealed(137, bytes(4) + HOST + HOST[:-1] + b"\x63"), LL, HOST, "router or the destination"),
     (sealed(135, HOST), LL, HOST, "at least"),
     (sealed(135, bytes(4) + GROUP), LL, HOST, "unicast target"),
     (sealed(136, b"\x40" + bytes(3) + HOST, dst=ip.ALL_NODES), LL, ip.ALL_NODES, "solicited flag"),
