@@ -19,6 +19,7 @@ from ..proto.tcp.config import Config
 from ..wire import icmp, igmp, ip, ipopt, mld
 from ..wire.icmp import Kind
 from . import headers, segments, tcp, udp
+from .flow import Flow, FlowOwner
 from .fragments import FragmentLayer
 from .icmp import IcmpLayer
 from .interface import Datagram, Interface
@@ -229,7 +230,7 @@ class Stack:
 
     # Owners.
 
-    def next_event(self) -> tuple[tcp.FlowOwner, tcp.Flow] | None:
+    def next_event(self) -> tuple[FlowOwner, Flow] | None:
         """Return an owner and its flow that has events, None when there is none."""
         events = self.tcp.events
         while events:
