@@ -71,6 +71,7 @@ class Packet:
     """An IP packet that waits for its neighbour's link address."""
 
     octets: bytes
+    mtu: int = 0  # of its path; 0: the link's
 
 
 @dataclass(slots=True)
@@ -215,9 +216,10 @@ class Interface:
     def send_packet(self, octets: bytes, now: float) -> None:
         """Queue an IP packet, resolving its destination first where that is needed."""
         dst = octets[16:20] if octets[0] >> 4 == 4 else octets[24:40]
-        mac = self.resolve(dst, now, Packet(octets))
+        path = self.path_mtu(dst, now)
+        mac = self.resolve(dst, now, Packet(octets, path))
         if mac is not None:
-            self.send_resolved(mac, octets, self.path_mtu(dst, now))
+            self.send_resolved(mac, octets, path)
 
     def send_resolved(self, mac: bytes, octets: bytes, mtu: int = 0) -> None:
         """Queue an IP packet for the station `mac`, in fragments where it exceeds the MTU.

@@ -169,5 +169,5 @@ class Resolution:
                 continue
             resolved.append(event.addr)
             for waiting in event.pending:
-                self.interface.send_resolved(event.mac, waiting.octets)
+                self.interface.send_resolved(event.mac, waiting.octets, waiting.mtu)
         return resolved, failed
