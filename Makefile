@@ -10,7 +10,7 @@ PYTHON_VENV := .venv/bin/python
 FUZZ_SECONDS ?= 60
 BENCH ?=
 PYTEST ?=
-FAST := -m "not compat and not slow" tests/unit $(wildcard tests/fuzz)
+FAST := -m "not compat and not slow" tests/unit tests/packetdrill
 
 .PHONY: demo test check bench fuzz asan setup clean
 
@@ -20,14 +20,14 @@ demo:
 
 test:
 	@scripts/setup test
-	@$(PYTHON_VENV) -m pytest $(PYTEST) tests/unit $(wildcard tests/fuzz) tests/compat
+	@$(PYTHON_VENV) -m pytest $(PYTEST) tests/unit tests/packetdrill tests/compat
 
 check:
 	@scripts/setup test
 	$(PYTHON_VENV) -m ruff format --check .
 	$(PYTHON_VENV) -m ruff check .
 	$(PYTHON_VENV) -m mypy
-	$(PYTHON_VENV) -m pytest -q $(PYTEST) $(FAST)
+	$(PYTHON_VENV) -m pytest -q -n auto $(PYTEST) $(FAST)
 
 bench:
 	@scripts/setup test
