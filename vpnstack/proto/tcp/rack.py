@@ -12,9 +12,7 @@ from .block import OFF, Block, Phase, Rtx
 from .scoreboard import OUT, Sent
 from .state import State
 
-# Members that every ACK needs, looked up once.
-ESTABLISHED, DISORDER = State.ESTABLISHED, Phase.DISORDER
-PROBE, RTO = Rtx.PROBE, Rtx.RTO
+DISORDER = Phase.DISORDER  # looked up at every ACK
 
 MAX_ACK_DELAY = 0.2  # RFC 8985, 7.2: what a peer may wait before it acknowledges one segment
 MAX_MULT = 20  # RFC 8985, 6.2: steps by which DSACKs widen the window
@@ -72,7 +70,7 @@ def on_recovered(c: Block) -> None:
 
 def probe_time(c: Block, now: float) -> float:
     """Return when to probe for the tail, OFF where no probe may be sent (RFC 8985, 7.2)."""
-    if c.state < ESTABLISHED or not c.sack_ok or c.phase > DISORDER or c.tlp_end or c.sb.sacked:
+    if not c.sack_ok or c.phase > DISORDER or c.tlp_end or c.sb.sacked:
         return OFF
     if not c.sb.records or c.snd_nxt > c.snd_una + c.snd_wnd:  # never beyond a shrunken window
         return OFF
@@ -97,6 +95,6 @@ def arm(c: Block, now: float) -> None:
     rto = now + c.rtt.timeout()
     probe = probe_time(c, now) if c.state >= State.ESTABLISHED else OFF  # a SYN has no tail
     if probe != OFF:
-        c.rtx_mode, c.t_rtx = PROBE, min(probe, rto)
+        c.rtx_mode, c.t_rtx = Rtx.PROBE, min(probe, rto)
     else:
-        c.rtx_mode, c.t_rtx = RTO, rto
+        c.rtx_mode, c.t_rtx = Rtx.RTO, rto
