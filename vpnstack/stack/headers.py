@@ -28,6 +28,13 @@ def unpack_key(octets: bytes) -> tuple[bytes, int, bytes, int]:
     return src, sport, dst, dport
 
 
+def with_ect(octets: bytes) -> bytes:
+    """Return a template whose IP header says ECN-capable transport, ECT(0) (RFC 3168, 5)."""
+    at = 18 if octets[12:14] == b"\x81\x00" else 14
+    second = octets[at + 1] | (0x02 if octets[at] >> 4 == 4 else 0x20)
+    return octets[: at + 1] + bytes((second,)) + octets[at + 2 :]
+
+
 def template(
     dst_mac: bytes, src_mac: bytes, ends: tuple[bytes, int, bytes, int], proto: int, ttl: int = 64
 ) -> bytes:

@@ -9,6 +9,7 @@ from ..core._core import ffi, lib
 from ..core.burst import Burst
 from ..proto.tcp.options import emit_options
 from ..proto.tcp.segment import Segment
+from . import headers
 
 
 def segment_of(f: Any) -> Segment:
@@ -16,8 +17,9 @@ def segment_of(f: Any) -> Segment:
     opts = f.opts
     if not opts:
         return Segment(
-            f.seq, f.ack, f.tcp_flags, f.wnd, access.payload(f), f.urg, ce=f.tos & 3 == 3
-        )
+            f.seq, f.ack, f.tcp_flags, f.wnd, access.payload(f), f.urg,
+            gso_size=f.vnet.gso_size, ce=f.tos & 3 == 3,
+        )  # fmt: skip
     sacks: tuple[tuple[int, int], ...] = ()
     if opts & lib.TCPOPT_SACK:
         edges = f.sack
@@ -34,7 +36,7 @@ def segment_of(f: Any) -> Segment:
         bool(opts & lib.TCPOPT_SACK_PERMITTED),
         (f.tsval, f.tsecr) if opts & lib.TCPOPT_TIMESTAMP else None,
         sacks,
-        0,
+        f.vnet.gso_size,
         f.tos & 3 == 3,
     )
 
@@ -42,6 +44,8 @@ def segment_of(f: Any) -> Segment:
 def emit(burst: Burst, template: bytes, seg: Segment) -> None:
     """Add the frame of an outgoing segment to `burst`."""
     opts = emit_options(seg)
+    if seg.ect:
+        template = headers.with_ect(template)
     n = len(seg.data)
     data = ffi.NULL
     if n:

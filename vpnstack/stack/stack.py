@@ -241,5 +241,7 @@ class Stack:
 def default_tcp_config(version: int, mtu: int) -> Config:
     """Return the parameters of connections over a link with `mtu`."""
     return Config(
-        mss=min(mtu, 65535) - TCP_MARGIN[version], default_mss=536 if version == 4 else 1220
+        mss=min(mtu, 65535) - TCP_MARGIN[version],
+        default_mss=536 if version == 4 else 1220,
+        min_path_mss=512 if version == 4 else 1220,
     )

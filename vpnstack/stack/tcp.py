@@ -26,6 +26,7 @@ from ..wire.icmp import Kind
 from . import headers
 from .interface import Interface
 from .segments import emit, segment_of
+from .synqueue import SynQueue
 
 FLOWS_MAX = 131072
 HELD_MAX = 4096  # SYNs that wait for a decision
@@ -114,6 +115,7 @@ class TcpLayer:
         self.counters = TcpCounters()
         self._configs = {4: config(4), 6: config(6)}
         self._secret = secret
+        self.syn_queue = SynQueue(secret)
         self._held: set[Flow] = set()
         self._ready: deque[Flow] = deque()
         self._dirty: list[Flow] = []
@@ -142,38 +144,54 @@ class TcpLayer:
         self._mark(flow)
 
     def _unknown(self, key: bytes, seg: Segment, now: float) -> None:
-        acceptor = None
+        acceptor = conn = None
         src, _, dst, dport = headers.unpack_key(key)
         if not self.interface.reachable(src):
             self.counters.unroutable += 1
             return
         if seg.flags & (SYN | FIN) == SYN | FIN:  # opens nothing and deserves no answer, as Linux
             return
+        local = self.listeners.get((dst, dport)) or self.listeners.get((None, dport))
+        config = self._configs[4 if len(dst) == 4 else 6]
         if seg.flags & (SYN | ACK | RST) == SYN:
-            acceptor = self.listeners.get((dst, dport)) or self.listeners.get((None, dport))
-            acceptor = acceptor or self.forward
+            acceptor = local or self.forward
+            if local is not None and self.syn_queue.full():
+                self._answer(key, self.syn_queue.answer(config, key, seg, now), now)
+                return
             if len(self.flows) >= FLOWS_MAX or len(self._held) >= HELD_MAX:
                 self.counters.syns_refused += 1
                 return
+        elif local is not None and len(self.flows) < FLOWS_MAX:
+            conn = self.syn_queue.restore(config, key, seg, now)
+            acceptor = local if conn is not None else None
         if acceptor is None:
             self._reset(key, seg, now)
             return
-        config = self._configs[4 if len(dst) == 4 else 6]
-        iss = initial_sequence(self._secret, key, now)
-        flow = Flow(self, key, Connection.passive(config, seg, now, iss, hold=True))
+        if conn is None:
+            iss = initial_sequence(self._secret, key, now)
+            conn = Connection.passive(config, seg, now, iss, hold=True)
+        flow = Flow(self, key, conn)
         self.flows[key] = flow
-        self._held.add(flow)
+        if conn.held:
+            self._held.add(flow)
+            if local is not None:
+                self.syn_queue.add(flow)
+        else:
+            self._mark(flow)
         self.counters.flows_opened += 1
         acceptor.flow_arrived(flow, now)
 
     def _reset(self, key: bytes, seg: Segment, now: float) -> None:
         answer = reset_for(seg)
-        if answer is None:
-            return
+        if answer is not None:
+            self.counters.resets_out += 1
+            self._answer(key, answer, now)
+
+    def _answer(self, key: bytes, answer: Segment, now: float) -> None:
+        """Send a segment that belongs to no connection."""
         src, sport, dst, dport = headers.unpack_key(key)
         mac = self.interface.resolve(src, now, None)
         if mac is not None:
-            self.counters.resets_out += 1
             tmpl = headers.template(mac, self.interface.mac, (dst, dport, src, sport), headers.TCP)
             self.interface.send_queued((tmpl, answer))
 

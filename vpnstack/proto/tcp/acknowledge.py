@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from . import rack, recovery
-from .block import OFF, WRITABLE, Block, Rtx
+from . import autotune, pmtud, rack, rate, recovery, undo
+from .block import OFF, WRITABLE, Block, Phase, Rtx
 from .scoreboard import Sent
 from .segment import FIN
 from .seq import MASK, unwrap
@@ -57,12 +57,17 @@ def acknowledge(c: Block, ack: int, wnd: int, seq: int, n: int, flags: int,
     elif ack == una:
         flight = c.sb.pipe
         sacked = _sacks(c, sacks, now) if sacks and c.sack_ok else 0
+        if sacked:
+            rate.on_ack(c, sacked, now)
         if sacks and c.sack_ok and _is_dsack(c, sacks):
             rack.on_dsack(c)
+            undo.on_dsack(c, *sacks[0])
             c.tlp_end = 0
         duplicate = not n and not flags & FIN and wnd == old_wnd
         if sacked or (duplicate and not c.sack_ok):
             recovery.on_ack(c, 0, sacked, duplicate, flight, 0.0, now)
+            if c.cc.wants_rate and sacked:
+                c.cc.on_rate(rate.sample(c, sacked, flight, 0.0), now)
             c.wants_transmit = True
         c.retries = 0 if not c.snd_wnd else c.retries
     return c.state is not State.CLOSED
@@ -122,16 +127,28 @@ def _advance(c: Block, ack: int, ts: tuple[int, int] | None, sacks: tuple[tuple[
         dsack = _is_dsack(c, sacks)
         if dsack:
             rack.on_dsack(c)
+            undo.on_dsack(c, *sacks[0])
+    rate.on_ack(c, fresh + sacked, now)
+    if c.undo is not None and c.phase > Phase.CWR and undo.echo_is_older(c, ts):
+        undo.revert(c)
     if c.tlp_end and ack >= c.tlp_end:
         rack.on_probe_acked(c, ack, dsack, flight, now)
     recovery.on_ack(c, fresh, sacked, False, flight, rtt, now)
+    if c.cc.wants_rate:
+        c.cc.on_rate(rate.sample(c, fresh + sacked, flight, rtt), now)
+    if c.pmtu is not None:
+        pmtud.on_ack(c, c.pmtu, now)
+    if c.cc.cwnd * 4 > c.snd_buf.limit < c.config.snd_buf:
+        autotune.on_window(c)
     c.rtx_mode = Rtx.RTO
     if sb.records:
         rack.arm(c, now)  # RFC 6298, 5.3
     else:
         c.t_rtx = c.t_reo = OFF
+        c.busy += now - c.busy_since
+        c.busy_since = OFF
     c.wants_transmit = True
-    if c.short and c.snd_buf.space * 4 >= c.config.snd_buf:
+    if c.short and c.snd_buf.space * 4 >= c.snd_buf.limit:
         c.short = False
         c.events |= WRITABLE
     if fin_acked:
@@ -144,7 +161,7 @@ def _measure(c: Block, record: Sent | None, ts: tuple[int, int] | None, now: flo
     if record is not None and not record.rtx:
         rtt = max(now - record.time, 1e-6)  # a link in virtual time may take none
     elif ts is not None and ts[1]:  # RFC 7323, 4.1: the echo tells which transmission it answers
-        echo = (int(now * 1000) + c.ts_offset - ts[1]) & MASK
+        echo = (c.timestamp(now) - ts[1]) & MASK
         if echo < 60_000:
             rtt = echo / 1000 or 0.001
     if rtt:

@@ -18,7 +18,12 @@ _NOTHING = bytearray()
 
 
 class SendBuffer(Protocol):
-    """Bytes from SND.UNA on: sent and unacknowledged first, then unsent."""
+    """Bytes from SND.UNA on: sent and unacknowledged first, then unsent.
+
+    `limit` is how many it may keep.
+    """
+
+    limit: int
 
     def __len__(self) -> int:
         """Return how many bytes are kept."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .congestion.base import Congestion
-from .congestion.reno import Reno
+from .congestion.cubic import Cubic
 
 MAX_SUPER = 65535 - 40 - 60  # payload of a super-segment: IPv6 header and a full TCP header off
 
@@ -19,8 +19,11 @@ class Config:
     send_mss: int = 0  # cap on what we send, from the path's MTU; 0: the same as `mss`
     default_mss: int = 536  # without the peer's option: 536 (IPv4), 1220 (IPv6)
     min_mss: int = 88  # a peer's smaller option is raised to this
-    rcv_buf: int = 1 << 20
-    snd_buf: int = 1 << 20
+    min_path_mss: int = 512  # ICMP lowers no further: an MTU of 552 (IPv4), 1280 (IPv6: 1220)
+    plpmtud: bool = True  # find black holes, and the way up again (RFC 4821)
+    rcv_buf: int = 1 << 22  # the most; what is used grows from `first_buf` with the flow
+    snd_buf: int = 1 << 22
+    first_buf: int = 1 << 16
     nodelay: bool = False  # True: no Nagle algorithm
     timestamps: bool = True
     sack: bool = True
@@ -40,5 +43,7 @@ class Config:
     keepalive_idle: float = 7200.0
     keepalive_interval: float = 75.0
     keepalive_probes: int = 9
+    orphan_probes: int = 8  # a closed window of a peer whose user here is gone
+    ecn: int = 2  # as Linux's tcp_ecn: 0 off, 1 ask for it, 2 accept it (`ecn.Mode`)
     max_gaps: int = 256  # holes kept in the received sequence
-    congestion: Callable[[int], Congestion] = Reno  # called with the MSS
+    congestion: Callable[[int], Congestion] = Cubic  # called with the MSS

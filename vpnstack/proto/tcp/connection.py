@@ -12,9 +12,9 @@ from __future__ import annotations
 import enum
 
 from ...errors import UsageError
+from . import ecn, pmtud, timer
 from . import receive as receiving
 from . import send as sending
-from . import timer
 from .block import EVENTS, OFF, Block, Event
 from .config import Config
 from .segment import ACK, FIN, RST, SYN, Buffer, Segment, reset_for
@@ -59,6 +59,7 @@ class Connection(Block):
         self.irs = syn.seq
         self.rcv_nxt = self.rcv_adv = self.last_ack_sent = syn.seq + 1
         receiving.options_of_syn(self, syn)
+        ecn.on_syn(self, syn.flags)
         self.snd_wnd = self.max_snd_wnd = syn.wnd
         self.snd_wl1, self.snd_wl2 = syn.seq, iss
         self.held = True
@@ -128,6 +129,8 @@ class Connection(Block):
             t = self.t_keep
         if self.t_wait < t:
             t = self.t_wait
+        if self.t_pace < t:
+            t = self.t_pace
         return None if t == OFF else t
 
     def next_event(self) -> Event | None:
@@ -149,8 +152,10 @@ class Connection(Block):
             self.wants_transmit = True
 
     def refuse(self) -> None:
-        """Answer the held SYN with a reset."""
-        if self.held:
+        """Answer the held SYN with a reset; a connection that came by a cookie likewise."""
+        if not self.held:
+            self.abort()
+        else:
             self.snd_nxt = 0
             sending.reset(self, 0)
             self.finish(Input.ABORT)
@@ -198,6 +203,19 @@ class Connection(Block):
             if n:
                 self.wants_transmit = True
 
+    def send_urgent(self, data: Buffer) -> int:
+        """Queue `data` like `send`, its end as the peer's urgent mark (RFC 9293, 3.8.5)."""
+        n = self.send(data)
+        if n:
+            self.snd_up = self.snd_una + len(self.snd_buf)
+        return n
+
+    def cork(self, held: bool) -> None:
+        """Hold short segments back (for an RTO at most), or let them go."""
+        self.corked = held
+        if not held:
+            self.wants_transmit = True
+
     # The user's calls: receiving.
 
     @property
@@ -209,6 +227,11 @@ class Connection(Block):
     def eof(self) -> bool:
         """Tell whether the peer's FIN was reached and everything before it consumed."""
         return 0 <= self.rcv_fin < self.rcv_nxt and not self.queue.queued
+
+    @property
+    def urgent_mark(self) -> int:
+        """Return how many bytes lie before the end of urgent data, 0 when none is ahead."""
+        return max(self.rcv_up - self.rcv_nxt + self.queue.queued, 0)
 
     def received(self) -> list[memoryview]:
         """Return the data that arrived in order and was not consumed, without a copy."""
@@ -279,20 +302,18 @@ class Connection(Block):
         if not self.snd_una <= at < self.snd_nxt:
             return
         if kind is Icmp.PACKET_TOO_BIG:
-            self._shrink(mtu_mss)
+            self._shrink(mtu_mss, now)
         elif self.state in (State.SYN_SENT, State.SYN_RECEIVED):
             self.finish(Input.ABORT, Event.REFUSED if kind is Icmp.HARD else Event.UNREACHABLE)
 
-    def _shrink(self, mss: int) -> None:
+    def _shrink(self, mss: int, now: float) -> None:
         """RFC 1191, 6.4: take the smaller segment size and send again what was too big."""
-        if mss >= self.snd_mss:
+        if not pmtud.on_too_big(self, mss, now):
             return
-        self.set_mss(mss)
-        self.cc.on_mss(self.mss)
         self.sb.mark_all_lost()
         self.rtx_credit = self.mss
         self.wants_transmit = True
 
-    def statistics(self) -> Statistics:
-        """Return a snapshot by the names of Linux's TCP_INFO."""
-        return snapshot(self)
+    def statistics(self, now: float = 0.0) -> Statistics:
+        """Return a snapshot by the names of Linux's TCP_INFO, ages as of `now`."""
+        return snapshot(self, now)

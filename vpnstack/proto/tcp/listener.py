@@ -2,7 +2,7 @@
 
 The owner makes a child for each SYN through `on_syn`, drives it like any connection, and tells the
 listener when it is `established` or `closed`.  A full queue drops the SYN, which the peer repeats;
-`answer_statelessly` is where SYN cookies (RFC 4987) will go.
+an owner that wants to answer it all the same does so by `cookie`.
 """
 
 from __future__ import annotations

@@ -68,7 +68,13 @@ def on_recovered(c: Block) -> None:
 
 def probe_time(c: Block, now: float) -> float:
     """Return when to probe for the tail, OFF where no probe may be sent (RFC 8985, 7.2)."""
-    if not c.sack_ok or c.phase > Phase.DISORDER or c.tlp_end or c.sb.sacked:
+    if (
+        c.state < State.ESTABLISHED
+        or not c.sack_ok
+        or c.phase > Phase.DISORDER
+        or c.tlp_end
+        or c.sb.sacked
+    ):
         return OFF
     if not c.sb.records or c.snd_nxt > c.snd_una + c.snd_wnd:  # never beyond a shrunken window
         return OFF

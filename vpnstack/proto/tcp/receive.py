@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from . import send
+from . import autotune, ecn, send
 from .acknowledge import acknowledge, answer, challenge
 from .assembler import Assembler
-from .block import CONNECTED, OFF, READABLE, Block, Event, Phase
+from .block import CONNECTED, OFF, READABLE, URGENT, Block, Event, Phase
 from .options import MAX_WSCALE
-from .segment import ACK, FIN, PSH, RST, SYN, Buffer, Segment, reset_for
+from .segment import ACK, CWR, ECE, FIN, PSH, RST, SYN, URG, Buffer, Segment, reset_for
 from .seq import HALF, MASK, unwrap
 from .state import Input, State
 
@@ -57,15 +57,17 @@ def syn_sent(c: Block, seg: Segment, now: float) -> None:
         return
     c.irs = seg.seq
     c.rcv_nxt = c.last_ack_sent = seg.seq + 1
-    c.rcv_adv = c.rcv_nxt + min(c.config.rcv_buf, 65535)
+    c.rcv_adv = c.rcv_nxt + min(c.rcv_buf, 65535)
     options_of_syn(c, seg)
     c.wants_transmit = True
     if not acceptable:  # simultaneous open
         c.go(Input.RCV_SYN)
+        ecn.on_syn(c, flags)
         c.sb.mark_all_lost()
         c.snd_wnd = c.max_snd_wnd = seg.wnd
         c.snd_wl1, c.snd_wl2 = seg.seq, c.iss
         return
+    ecn.on_syn_ack(c, flags)
     c.rcv_wscale = max(c.rcv_wscale, 0)
     c.snd_wnd = c.max_snd_wnd = seg.wnd  # RFC 7323, 2.2: not scaled on a SYN
     c.snd_wl1, c.snd_wl2 = seg.seq, c.iss + 1
@@ -85,11 +87,14 @@ def _opened(c: Block, ack: int, now: float) -> None:
         c.rtt.rto = max(c.rtt.rto, 3.0)  # RFC 6298, 5.7
     c.rtt.backoff = 0
     c.rcv_wscale = max(c.rcv_wscale, 0)
-    c.snd_una = ack
+    c.snd_una = c.snd_sml = c.snd_up = ack
+    c.rcv_up = c.rcv_nxt
     c.recover = ack
+    c.busy_since = OFF
     c.t_rtx = OFF
     c.retries = 0
     c.phase = Phase.OPEN
+    c.undo, c.frto = None, 0
     c.events |= CONNECTED
     c.wants_transmit = True
     if c.config.keepalive:
@@ -98,7 +103,7 @@ def _opened(c: Block, ack: int, now: float) -> None:
 
 def synchronized(c: Block, seg: Segment, now: float) -> None:
     """RFC 9293, 3.10.7.4: SYN_RECEIVED and all states behind it."""
-    wire, wire_ack, flags, wnd, body, _, _, _, _, ts, sacks, _, _ = seg
+    wire, wire_ack, flags, wnd, body, urg, _, _, _, ts, sacks, size, ce, _ = seg
     c.n_segs_in += 1
     rcv_nxt = c.rcv_nxt
     seq = rcv_nxt + ((wire - rcv_nxt + HALF) & MASK) - HALF
@@ -111,7 +116,7 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
     elif c.ts_ok and not flags & RST and c.state is State.SYN_RECEIVED:
         ts = None
     # First, the sequence number (RFC 9293 3.4, RFC 7323 5.3 R2).
-    if seq != rcv_nxt or flags & ~(ACK | PSH) or n > c.rcv_adv - rcv_nxt:
+    if seq != rcv_nxt or flags & ~(ACK | PSH | ECE | CWR) or n > c.rcv_adv - rcv_nxt:
         trimmed = _check(c, seq, flags, body, now, wire_ack)
         if trimmed is None:
             return
@@ -128,8 +133,19 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
         return
     if not acknowledge(c, ack, wnd, seq, n, flags, ts, sacks, now):
         return
+    if flags & ECE and c.ecn:
+        ecn.on_echo(c, now)
     if n:
+        size = size or n
+        if size > c.rcv_mss or autotune.MSS_MIN <= size < c.rcv_mss:
+            autotune.on_size(c, size)
+        if c.ecn and (ce or flags & CWR):
+            ecn.on_data(c, flags, ce)
+        if flags & URG and urg:
+            _urgent(c, seq + urg)
         _text(c, seq, body, now)
+        if now >= c.drs_at and c.state is not State.CLOSED:
+            autotune.on_round(c, ts, now)
     if flags & FIN:
         c.rcv_fin = seq + n
         c.ack_now = True
@@ -188,6 +204,10 @@ def _reset(c: Block, seq: int, acceptable: bool, now: float) -> None:
     if seq == c.rcv_nxt:
         if c.state is State.TIME_WAIT:
             return  # RFC 1337
+        if c.state >= State.CLOSING and not len(c.snd_buf):
+            # RFC 9293, 3.10.7.4, second: only our FIN was unconfirmed, and the peer is gone.
+            c.finish(Input.ABORT)
+            return
         refused = c.state is State.SYN_RECEIVED and not c.held
         c.finish(Input.ABORT, Event.REFUSED if refused else Event.RESET)
     elif acceptable:
@@ -218,6 +238,13 @@ def _ack_of_syn(c: Block, ack: int, wnd: int, seq: int, seg: Segment, now: float
     return True
 
 
+def _urgent(c: Block, up: int) -> None:
+    """RFC 9293, 3.10.7.4, sixth: the pointer names the octet behind the urgent data (RFC 6093)."""
+    if up > c.rcv_up and up > c.rcv_nxt:
+        c.rcv_up = up
+        c.events |= URGENT
+
+
 def _text(c: Block, seq: int, body: Buffer, now: float) -> None:
     """RFC 9293, 3.10.7.4, seventh: in order to the queue, else to the assembler."""
     if c.rcv_fin >= 0 and seq + len(body) > c.rcv_fin:
@@ -231,6 +258,8 @@ def _text(c: Block, seq: int, body: Buffer, now: float) -> None:
         _out_of_order(c, seq, body)
         return
     n = len(body)
+    c.n_data_in += 1
+    c.last_data = now
     c.rcv_nxt = seq + n
     c.n_bytes_received += n
     c.queue.append(body)
@@ -239,7 +268,7 @@ def _text(c: Block, seq: int, body: Buffer, now: float) -> None:
         _fill(c, c.assembler)
         return
     c.ack_bytes += n
-    if c.ack_bytes >= 2 * c.mss or not c.config.delayed_ack:
+    if c.ack_bytes >= 2 * c.rcv_mss or not c.config.delayed_ack:
         c.ack_now = c.wants_transmit = True
     elif c.t_ack == OFF:
         c.t_ack = now + c.config.delayed_ack
@@ -259,6 +288,8 @@ def _fill(c: Block, assembler: Assembler) -> None:
 def _out_of_order(c: Block, seq: int, body: Buffer) -> None:
     if c.assembler is None:
         c.assembler = Assembler(c.config.max_gaps)
+    c.n_data_in += 1
+    c.n_out_of_order += 1
     before = c.assembler.queued
     if c.assembler.add(seq, body) and c.assembler.queued == before:
         c.dsack = (seq, seq + len(body))  # RFC 2883, 4: all of it was here

@@ -8,9 +8,10 @@ lost and slow start sends it again (RFC 5681, 3.1).  The controller hears only w
 
 from __future__ import annotations
 
-from . import rack
+from . import pmtud, rack, undo
 from .block import OFF, Block, Phase
 from .scoreboard import OUT, SACKED, Sent
+from .state import State
 
 DUP_THRESH = 3
 
@@ -38,6 +39,8 @@ def take_sacks(c: Block, blocks: list[tuple[int, int]], now: float) -> int:
                     newest = record
             index += 1
     if newest is not None:
+        if sb.sampled is None or newest.time >= sb.sampled.time:
+            sb.sampled = newest
         rack.delivered(c, newest, now)
     return fresh
 
@@ -48,7 +51,9 @@ def on_ack(c: Block, acked: int, sacked: int, duplicate: bool, flight: int, rtt:
 
     `flight` is what was in the network before it.
     """
-    if c.phase >= Phase.RECOVERY and c.snd_una >= c.recover:
+    if c.frto:
+        undo.frto(c, acked, bool(sacked) or duplicate)
+    if c.phase >= Phase.CWR and c.snd_una >= c.recover:
         _leave(c, now)
     sb = c.sb
     lost = False
@@ -57,14 +62,21 @@ def on_ack(c: Block, acked: int, sacked: int, duplicate: bool, flight: int, rtt:
             lost = rack.detect(c, now)
     elif duplicate or c.phase is Phase.RECOVERY:
         lost = _newreno(c, acked, duplicate)
-    if c.phase is not Phase.RECOVERY:
+    phase = c.phase
+    if phase is not Phase.RECOVERY:
         if acked:
             c.dup_acks_in = sb.dup_bytes = 0
+        if acked and (phase is not Phase.CWR or not c.cc.prr):
             _grow(c, acked, rtt, flight, now)
-        if not lost:
-            return
-        if c.phase is Phase.OPEN:
+        if lost and phase is not Phase.LOSS:
+            if c.pmtu is not None and pmtud.lost_alone(c):
+                c.rtx_credit = sb.lost  # RFC 4821, 7.5: a probe's loss is no congestion
+                return
             _enter(c, flight + acked, now)
+        elif phase is not Phase.CWR:
+            return
+    elif acked and not c.cc.prr:
+        c.cc.on_ack(acked, rtt, now, flight)
     _reduce(c, acked + sacked, bool(acked) and not lost)
 
 
@@ -73,7 +85,10 @@ def on_reorder_timer(c: Block, now: float) -> None:
     c.t_reo = OFF
     flight = c.sb.pipe
     if rack.detect(c, now):
-        if c.phase is Phase.OPEN:
+        if c.phase < Phase.RECOVERY:
+            if c.pmtu is not None and pmtud.lost_alone(c):
+                c.rtx_credit = c.sb.lost
+                return
             _enter(c, flight, now)
         _reduce(c, 0, False)
 
@@ -88,19 +103,30 @@ def _grow(c: Block, acked: int, rtt: float, flight: int, now: float) -> None:
 
 def _enter(c: Block, flight: int, now: float) -> None:
     """Begin fast recovery (RFC 6582 3.2 step 2, RFC 6675 section 5 step 4)."""
-    c.phase = Phase.RECOVERY
+    c.rtx_credit = c.mss
+    if c.phase is Phase.CWR:  # RFC 3168, 6.1.2: reduced once in this round trip is enough
+        c.phase = Phase.RECOVERY
+        c.recover = c.snd_nxt
+        return
+    undo.remember(c)
+    begin(c, Phase.RECOVERY, flight)
+    c.cc.on_loss(now, flight)
+    c.ecn_cwr = c.ecn
+
+
+def begin(c: Block, phase: Phase, flight: int) -> None:
+    """Begin to spread a reduction over what is in flight now."""
+    c.phase = phase
     c.recover = c.snd_nxt
     c.tlp_end = 0
-    c.cc.on_loss(now, flight)
     c.prr_delivered = c.prr_out = 0
     c.prr_flight = max(flight, 1)
-    c.rtx_credit = c.mss
 
 
 def _reduce(c: Block, delivered: int, safe: bool) -> None:
     """RFC 6937 with the safe-ACK rule of its revision: spread the reduction over the recovery."""
     cc = c.cc
-    if c.phase is not Phase.RECOVERY or not cc.prr:
+    if not Phase.CWR <= c.phase <= Phase.RECOVERY or not cc.prr:
         return
     c.prr_delivered += delivered
     pipe = c.sb.pipe
@@ -113,9 +139,10 @@ def _reduce(c: Block, delivered: int, safe: bool) -> None:
 
 
 def _leave(c: Block, now: float) -> None:
-    if c.phase is Phase.RECOVERY:
+    if c.phase is not Phase.LOSS:
         c.cc.on_recovered(now)
         rack.on_recovered(c)
+    c.frto = 0
     c.phase = Phase.OPEN
     c.dup_acks_in = 0
     c.sb.dup_bytes = 0
@@ -127,23 +154,38 @@ def _newreno(c: Block, acked: int, duplicate: bool) -> bool:
     sb = c.sb
     if acked:
         sb.dup_bytes = max(sb.dup_bytes - acked + c.mss, 0)
-        return c.phase is Phase.RECOVERY and _mark_head(c)
+        if c.phase is not Phase.RECOVERY or c.snd_una < c.repair_end:
+            return False
+        c.repair = 2 * c.repair if c.snd_una == c.repair_end else 1
+        return _mark_head(c)
     if duplicate:
         sb.dup_bytes += c.mss
         c.dup_acks_in += 1
-        return c.phase is Phase.OPEN and c.dup_acks_in == DUP_THRESH and _mark_head(c)
+        if c.phase < Phase.RECOVERY and c.dup_acks_in == DUP_THRESH:
+            c.repair = 1
+            return _mark_head(c)
     return False
 
 
 def _mark_head(c: Block) -> bool:
-    """Believe the first outstanding segment lost and let it go at once."""
+    """Believe the first `repair` segments lost and let the first go at once.
+
+    RFC 6582 repairs one segment a round trip.  When a partial ACK covers exactly what was repaired,
+    its neighbours are missing too (a super-segment is lost as one frame): the next step is twice
+    as long.
+    """
     sb = c.sb
     if not sb.records or sb.records[0].state != OUT:
         return False
-    record = sb.records[0]
-    if record.end - record.seq > c.mss:
-        record = sb.split(0, record.seq + c.mss)
-    sb.mark_lost(record)
+    stop = min(sb.records[0].seq + c.repair * c.mss, max(c.recover, sb.records[0].end))
+    index = 0
+    while index < len(sb.records) and sb.records[index].seq < stop:
+        record = sb.records[index]
+        if record.end > stop:
+            record = sb.split(index, stop)
+        sb.mark_lost(record)
+        index += 1
+    c.repair_end = stop
     c.rtx_credit = c.mss
     return True
 
@@ -151,12 +193,22 @@ def _mark_head(c: Block) -> bool:
 def on_timeout(c: Block, now: float) -> None:
     """Hear that the retransmission timer expired (RFC 5681 3.1, RFC 6675 5.1)."""
     sb = c.sb
-    if c.phase is not Phase.LOSS:
+    first = c.phase is not Phase.LOSS
+    if c.phase < Phase.CWR:
+        undo.remember(c)
+    if first:
+        ssthresh = c.cc.ssthresh if c.phase >= Phase.CWR else 0
         c.cc.on_rto(now, sb.pipe + sb.lost)
+        # RFC 5681, 3.1: what has been reduced in this round trip is not reduced again.
+        c.cc.ssthresh = max(c.cc.ssthresh, ssthresh)
     else:
         c.cc.cwnd = c.cc.mss
+    c.ecn_cwr = c.ecn
+    c.frto = undo.FIRST if first and c.retries <= 1 and c.state >= State.ESTABLISHED else 0
+    sb.original_acked = sb.resent_acked = False
     if sb.records and sb.records[0].state == SACKED:
         sb.forget_sacks()
+        c.frto = 0  # what is acknowledged now says nothing of the timer
     sb.mark_all_lost()
     c.phase = Phase.LOSS
     c.recover = c.snd_nxt

@@ -8,6 +8,12 @@ be a super-segment; it is split where a SACK block or a retransmission needs a b
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
+# What had been delivered when a record left (draft-cheng-iccrg-delivery-rate-estimation, 3.1.2):
+# bytes, when, when the record left that was delivered then, and whether the user had no more.
+Stamp: TypeAlias = tuple[int, float, float, bool]
+
 OUT = 0
 LOST = 1
 SACKED = 2
@@ -16,12 +22,13 @@ SACKED = 2
 class Sent:
     """Sequence space [seq, end) as it was last transmitted at `time`; `rtx`: more than once."""
 
-    __slots__ = ("end", "first", "rtx", "seq", "state", "time")
+    __slots__ = ("end", "first", "rtx", "seq", "stamp", "state", "time")
 
-    def __init__(self, seq: int, end: int, time: float) -> None:
+    def __init__(self, seq: int, end: int, time: float, stamp: Stamp) -> None:
         self.seq = seq
         self.end = end
         self.time = time
+        self.stamp = stamp
         self.first = time
         self.rtx = False
         self.state = OUT
@@ -30,7 +37,23 @@ class Sent:
 class Scoreboard:
     """The records of one connection and the sums over them."""
 
-    __slots__ = ("dup_bytes", "fack", "lost", "out", "records", "reordered", "sacked")
+    __slots__ = (
+        "delivered",
+        "dup_bytes",
+        "fack",
+        "idle_mark",
+        "lost",
+        "n_lost",
+        "original_acked",
+        "out",
+        "records",
+        "reordered",
+        "reorderings",
+        "resent_acked",
+        "sacked",
+        "sampled",
+        "stamp",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.records: list[Sent] = []
@@ -39,7 +62,15 @@ class Scoreboard:
         self.sacked = 0
         self.dup_bytes = 0  # without SACK: bytes that duplicate ACKs say have arrived
         self.fack = 0  # end of the highest record known to have arrived
-        self.reordered = False  # a record that was sent once arrived after a higher one
+        self.reordered = 0  # how far behind a record arrived that was sent once; 0: never
+        self.reorderings = 0
+        self.original_acked = False  # this ACK: what was believed lost had arrived (RFC 5682)
+        self.resent_acked = False  # this ACK: something sent again was acknowledged
+        self.n_lost = 0  # bytes ever believed lost
+        self.delivered = 0  # bytes ever known to have arrived
+        self.idle_mark = 0  # `delivered` when all that the user had was out and is delivered
+        self.stamp: Stamp = (0, 0.0, 0.0, False)
+        self.sampled: Sent | None = None  # the newest record that the last ACK delivered
 
     @property
     def pipe(self) -> int:
@@ -48,7 +79,9 @@ class Scoreboard:
 
     def sent(self, seq: int, end: int, now: float) -> None:
         """Record a first transmission."""
-        self.records.append(Sent(seq, end, now))
+        if not self.records:
+            self.stamp = (self.delivered, now, now, self.stamp[3])
+        self.records.append(Sent(seq, end, now, self.stamp))
         self.out += end - seq
 
     def acknowledge(self, ack: int) -> tuple[int, Sent | None]:
@@ -66,13 +99,24 @@ class Scoreboard:
             if record.state == SACKED:
                 self.sacked -= record.end - record.seq
                 continue
-            fresh += self._settle(record, record.end - record.seq)
-            if record.end < self.fack and not record.rtx:
-                self.reordered = True
+            n = record.end - record.seq
+            fresh += n
+            if record.state == OUT:
+                self.out -= n
+            else:
+                self._found(record, n)
+            if record.rtx:
+                self.resent_acked = True
+            elif record.end < self.fack:
+                self.reordered = max(self.reordered, self.fack - record.seq)
+                self.reorderings += 1
             if newest is None or record.time >= newest.time:
                 newest = record
         if done:
-            self.fack = max(self.fack, records[done - 1].end)
+            if newest is not None:
+                self.sampled = newest
+            if records[done - 1].end > self.fack:
+                self.fack = records[done - 1].end
             del records[:done]
         if records and records[0].seq < ack:
             head = records[0]
@@ -89,13 +133,19 @@ class Scoreboard:
         if record.state == OUT:
             self.out -= n
         else:
-            self.lost -= n
+            self._found(record, n)
         return n
+
+    def _found(self, record: Sent, n: int) -> None:
+        """Learn that `n` bytes believed lost were not, or arrived before they were sent again."""
+        self.lost -= n
+        if not record.rtx:
+            self.original_acked = True
 
     def split(self, index: int, at: int) -> Sent:
         """Cut record `index` in two at `at`; return the first part, which keeps the index."""
         record = self.records[index]
-        rest = Sent(at, record.end, record.time)
+        rest = Sent(at, record.end, record.time, record.stamp)
         rest.first, rest.rtx, rest.state = record.first, record.rtx, record.state
         record.end = at
         self.records.insert(index + 1, rest)
@@ -108,6 +158,7 @@ class Scoreboard:
             n = record.end - record.seq
             self.out -= n
             self.lost += n
+            self.n_lost += n
 
     def mark_sacked(self, record: Sent) -> int:
         """Learn that a record has arrived; return its bytes, 0 if that was known."""
@@ -118,7 +169,8 @@ class Scoreboard:
         if record.end > self.fack:
             self.fack = record.end
         elif record.end < self.fack and not record.rtx:
-            self.reordered = True
+            self.reordered = max(self.reordered, self.fack - record.seq)
+            self.reorderings += 1
         record.state = SACKED
         self.sacked += n
         return n
@@ -129,8 +181,18 @@ class Scoreboard:
             if record.state == OUT:
                 record.state = LOST
         self.lost += self.out
+        self.n_lost += self.out
         self.out = 0
         self.dup_bytes = 0
+
+    def unmark_lost(self) -> None:
+        """Believe again that what is marked lost and not sent again is under way."""
+        for record in self.records:
+            if record.state == LOST:
+                record.state = OUT
+        self.out += self.lost
+        self.n_lost -= self.lost
+        self.lost = 0
 
     def forget_sacks(self) -> None:
         """Distrust all SACK information: the peer may have reneged (RFC 2018, section 8)."""
@@ -153,6 +215,7 @@ class Scoreboard:
         record.state = OUT
         record.rtx = True
         record.time = now
+        record.stamp = self.stamp
         n = record.end - record.seq
         self.lost -= n
         self.out += n

@@ -52,8 +52,9 @@ class Segment(NamedTuple):
     sack_permitted: bool = False
     ts: tuple[int, int] | None = None  # TSval, TSecr
     sacks: tuple[tuple[int, int], ...] = ()
-    gso_size: int = 0  # out: payload of each wire segment, 0 when `data` is one
-    ce: bool = False  # in: IP said congestion experienced
+    gso_size: int = 0  # payload of each wire segment, 0 when `data` is one
+    ce: bool = False  # in: IP said congestion experienced (RFC 3168)
+    ect: bool = False  # out: IP says ECN-capable transport
 
     @property
     def length(self) -> int:

@@ -9,10 +9,12 @@ else went out.
 
 from __future__ import annotations
 
+from . import pacing, pmtud, rate, undo
 from .block import OFF, Block, Rtx
+from .ecn import asking
 from .rack import arm
 from .scoreboard import Sent
-from .segment import ACK, FIN, PSH, RST, SYN, Buffer, Segment
+from .segment import ACK, CWR, ECE, FIN, PSH, RST, SYN, URG, Buffer, Segment
 from .seq import MASK
 from .state import Input, State
 
@@ -23,11 +25,12 @@ def window(c: Block) -> int:
     RFC 9293 3.8.6.2.2: the edge moves only by a full segment or half the buffer.  Rounding to the
     scale may show less than was promised before; what was promised stays valid (RFC 7323, 2.4).
     """
-    config = c.config
     rcv_nxt = c.rcv_nxt
+    rcv_buf = c.rcv_buf
     wnd = c.rcv_adv - rcv_nxt
-    space = config.rcv_buf - c.queue.queued
-    if space - wnd >= min(config.rcv_buf >> 1, c.mss):
+    space = rcv_buf - c.queue.queued
+    gain = rcv_buf >> 1
+    if space - wnd >= (gain if gain < c.rcv_mss else c.rcv_mss):
         wnd = space
     if wnd < 0:
         return 0
@@ -42,19 +45,21 @@ def window(c: Block) -> int:
 
 def update_due(c: Block) -> bool:
     """Decide after the user consumed data whether the peer should hear of the new space."""
-    config = c.config
     wnd = c.rcv_adv - c.rcv_nxt
-    gain = config.rcv_buf - c.queue.queued - wnd
-    if wnd < 2 * c.mss:
-        return gain >= min(config.rcv_buf >> 1, c.mss)
-    return gain >= config.rcv_buf >> 2
+    gain = c.rcv_buf - c.queue.queued - wnd
+    if wnd < 2 * c.rcv_mss:
+        return gain >= min(c.rcv_buf >> 1, c.rcv_mss)
+    return gain >= c.rcv_buf >> 2
 
 
-def segment(c: Block, seq: int, flags: int, data: Buffer, gso_size: int, now: float) -> Segment:
+def segment(c: Block, seq: int, flags: int, data: Buffer, gso_size: int, now: float,
+            ect: bool = False, urg: int = 0) -> Segment:  # fmt: skip
     """Build a segment of a synchronized connection; it takes all acknowledgement debts along."""
+    if c.ecn_echo:
+        flags |= ECE
     ts = None
     if c.ts_ok:
-        ts = ((int(now * 1000) + c.ts_offset) & MASK, c.ts_recent)
+        ts = (c.timestamp(now), c.ts_recent)
     wnd = window(c)
     sacks: tuple[tuple[int, int], ...] = ()
     if c.assembler is not None or c.dsack is not None:
@@ -65,7 +70,8 @@ def segment(c: Block, seq: int, flags: int, data: Buffer, gso_size: int, now: fl
     c.last_ack_sent = rcv_nxt = c.rcv_nxt
     c.n_segs_out += 1
     return Segment(
-        seq & MASK, rcv_nxt & MASK, flags, wnd, data, 0, 0, -1, False, ts, sacks, gso_size
+        seq & MASK, rcv_nxt & MASK, flags, wnd, data, urg, 0, -1, False, ts, sacks, gso_size,
+        False, ect,
     )  # fmt: skip
 
 
@@ -101,18 +107,18 @@ def syn(c: Block, now: float) -> Segment:
     c.last_ack_sent = c.rcv_nxt
     c.ack_now = False
     c.n_segs_out += 1
-    wnd = min(config.rcv_buf, 65535)  # RFC 7323, 2.2: never scaled on a SYN
+    wnd = min(c.rcv_buf, 65535)  # RFC 7323, 2.2: never scaled on a SYN
     c.rcv_adv = max(c.rcv_adv, c.rcv_nxt + wnd)
     offered = c.ts_ok if answer else config.timestamps
     return Segment(
         seq=c.iss & MASK,
         ack=c.rcv_nxt & MASK if answer else 0,
-        flags=SYN | ACK if answer else SYN,
+        flags=(SYN | ACK | (ECE if c.ecn else 0)) if answer else SYN | asking(c),
         wnd=wnd,
         mss=config.mss,
         wscale=c.rcv_wscale if c.rcv_wscale >= 0 else -1,
         sack_permitted=c.sack_ok if answer else config.sack,
-        ts=((int(now * 1000) + c.ts_offset) & MASK, c.ts_recent) if offered else None,
+        ts=(c.timestamp(now), c.ts_recent) if offered else None,
     )
 
 
@@ -146,7 +152,9 @@ def data(c: Block, now: float, budget: int, out: list[Segment]) -> None:
     if c.sack_ok and (c.assembler is not None or c.dsack is not None):
         ranges = len(c.assembler.ranges) if c.assembler is not None else 0
         mss -= 4 + 8 * min(ranges + (c.dsack is not None), 3 if c.ts_ok else 4)
-    if sb.lost:
+    if c.cc.pacing_rate and pacing.waits(c, now):
+        return
+    if sb.lost and c.frto != undo.NEW_DATA:
         retransmit(c, now, mss, budget, out)
     if c.fin_seq >= 0 or len(out) >= budget:
         c.wants_transmit = len(out) >= budget
@@ -157,7 +165,13 @@ def data(c: Block, now: float, budget: int, out: list[Segment]) -> None:
             c.cc.on_idle(now - c.last_send, c.rtt.rto)
         avail = _new_data(c, now, mss, avail, budget, out)
     if avail <= 0 and c.fin_queued and c.fin_seq < 0:
-        out.append(_transmit(c, 0, FIN | ACK, mss, now))
+        if c.snd_nxt < c.snd_una + c.snd_wnd:
+            out.append(_transmit(c, 0, FIN | ACK, mss, now))
+        else:
+            # RFC 9293, 3.4: a FIN occupies the window like an octet; until there is room, probe.
+            avail = 1
+    if avail <= 0 and sb.out < c.cc.cwnd:
+        rate.on_app_limited(c)
     if sb.records:
         if c.t_rtx == OFF or c.rtx_mode is Rtx.PERSIST:
             arm(c, now)
@@ -168,7 +182,15 @@ def data(c: Block, now: float, budget: int, out: list[Segment]) -> None:
 
 def _new_data(c: Block, now: float, mss: int, avail: int, budget: int, out: list[Segment]) -> int:
     """Send what the windows allow; return how many bytes stay behind."""
+    if c.pmtu is not None and (n := pmtud.probe_size(c, now, avail)):
+        out.append(_transmit(c, n, ACK, n, now))
+        avail -= n
     limit = max(c.config.max_super // mss, 1) * mss if c.config.tso else mss
+    if c.snd_up > c.snd_nxt:
+        limit = mss  # no link cuts a segment and moves its urgent pointer
+    paced = c.cc.pacing_rate
+    if paced:
+        limit = pacing.quantum(paced, limit, mss)
     cwnd = c.cc.cwnd - c.sb.pipe
     wnd = c.snd_una + c.snd_wnd - c.snd_nxt
     while avail > 0:
@@ -187,6 +209,8 @@ def _new_data(c: Block, now: float, mss: int, avail: int, budget: int, out: list
         if not avail and c.fin_queued:
             flags |= FIN
         out.append(_transmit(c, n, flags, mss, now))
+        if paced and pacing.spend(c, n, now):
+            break
     return avail
 
 
@@ -203,10 +227,8 @@ def _chunk(c: Block, avail: int, wnd: int, cwnd: int, mss: int) -> int:
     if not short:
         return n
     if n == avail:
-        # Nagle: a short tail waits for the acknowledgement of what is in flight.
-        if n > short and not (c.config.nodelay or c.fin_queued):
-            return n - short
-        if c.config.nodelay or c.fin_queued or c.snd_nxt == c.snd_una:
+        # Nagle as Minshall has it: one short segment at a time may be in flight.
+        if c.fin_queued or (not c.corked and (c.config.nodelay or c.snd_sml <= c.snd_una)):
             return n
         return n - short
     if n > short:
@@ -223,12 +245,26 @@ def _transmit(c: Block, n: int, flags: int, mss: int, now: float) -> Segment:
         c.fin_seq = end
         end += 1
         c.go(Input.SEND_FIN)
+    if not c.sb.records:
+        c.busy_since = now
     c.sb.sent(seq, end, now)
     c.snd_nxt = end
     c.prr_out += n
     c.last_send = now
     c.n_bytes_sent += n
-    return segment(c, seq, flags, body, mss if n > mss else 0, now)
+    if not n:
+        return segment(c, seq, flags, body, 0, now)
+    c.n_data_out += 1
+    if n % mss:
+        c.snd_sml = end
+    if c.ecn_cwr:
+        c.ecn_cwr = False
+        flags |= CWR
+    urg = 0
+    if c.snd_up > seq:
+        urg = min(c.snd_up - seq, 65535)
+        flags |= URG
+    return segment(c, seq, flags, body, mss if n > mss else 0, now, c.ecn, urg)
 
 
 def retransmit(c: Block, now: float, mss: int, budget: int, out: list[Segment]) -> None:
@@ -248,6 +284,8 @@ def retransmit(c: Block, now: float, mss: int, budget: int, out: list[Segment]) 
             record = sb.split(index, record.seq + n)
         c.rtx_credit = 0
         out.append(resend(c, record, mss, now))
+        if c.cc.pacing_rate and pacing.spend(c, n, now):
+            break
     if sb.records and c.t_rtx == OFF:
         arm(c, now)
 
@@ -264,9 +302,12 @@ def resend(c: Block, record: Sent, mss: int, now: float) -> Segment:
         c.sb.resent(record, now)
     else:
         record.rtx, record.time = True, now
+    if c.undo is not None:
+        undo.on_resend(c, n, now)
     c.n_retrans += 1
     c.n_bytes_retrans += n
     c.prr_out += n
+    c.n_data_out += n > 0
     c.last_send = now
     body: Buffer = c.snd_buf.peek(seq - c.snd_una, n) if n else b""
     return segment(c, seq, flags, body, mss if n > mss else 0, now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from . import rack, recovery, send
+from . import pmtud, rack, recovery, send
 from .block import OFF, Block, Event, Phase, Rtx
 from .scoreboard import OUT
 from .segment import Segment
@@ -23,6 +23,8 @@ def expire(c: Block, now: float, out: list[Segment]) -> None:
             _retransmission(c, now)
     if now >= c.t_reo:
         recovery.on_reorder_timer(c, now)
+    if now >= c.t_pace:
+        c.t_pace = OFF
     if now >= c.t_keep:
         _keepalive(c, now, out)
     if now >= c.t_wait:
@@ -51,6 +53,7 @@ def _retransmission(c: Block, now: float) -> None:
         return
     c.n_timeouts += 1
     c.rtt.backoff += 1
+    pmtud.on_silence(c, now)
     recovery.on_timeout(c, now)
     rack.arm(c, now)
 
@@ -69,7 +72,8 @@ def _tail(c: Block, now: float, out: list[Segment]) -> None:
 
 def _persist(c: Block, now: float, out: list[Segment]) -> None:
     """RFC 9293, 3.8.6.1: ask for the window, ever more slowly; also the override of 3.8.6.2.1."""
-    if _give_up(c, now):
+    orphan = c.closing and c.backoff >= c.config.orphan_probes
+    if _give_up(c, now) or orphan:  # a peer may not hold what nobody waits for for ever
         send.reset(c, c.snd_nxt)
         c.finish(Input.ABORT, Event.TIMED_OUT)
         return

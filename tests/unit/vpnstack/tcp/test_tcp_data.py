@@ -13,11 +13,23 @@ from vpnstack.proto.tcp.state import State
 
 def test_super_segment_is_whole_segments_and_the_tail_waits_for_nagle() -> None:
     t = established()
+    t.conn.send(b"x")
+    assert t.trace() == ["P. 1:2 ack 1"]
     t.conn.send(bytes(3500))
     segs = t.sent()
     assert [(len(s.data), s.gso_size) for s in segs] == [(3000, 1000)]
-    t.inject(".", ack=3001)
-    assert t.trace() == ["P. 3001:3501 ack 1"]
+    t.inject(".", ack=3002)
+    assert t.trace() == ["P. 3002:3502 ack 1"]
+
+
+def test_minshall_a_short_tail_waits_for_short_segments_only() -> None:
+    t = established()
+    t.conn.send(bytes(3500))
+    assert t.trace() == ["P. 1:3501 ack 1"]
+    t.conn.send(bytes(1500))
+    assert t.trace() == [". 3501:4501 ack 1"]
+    t.inject(".", ack=3501)
+    assert t.trace() == ["P. 4501:5001 ack 1"]
 
 
 def test_nodelay_sends_the_tail_with_it() -> None:
@@ -49,7 +61,7 @@ def test_fin_sends_the_tail_in_spite_of_nagle() -> None:
 def test_without_tso_every_segment_leaves_alone() -> None:
     t = established(Config(tso=False))
     t.conn.send(bytes(2500))
-    assert t.trace() == [". 1:1001 ack 1", ". 1001:2001 ack 1"]
+    assert t.trace() == [". 1:1001 ack 1", ". 1001:2001 ack 1", "P. 2001:2501 ack 1"]
 
 
 def test_budget_bounds_a_call_and_the_rest_follows() -> None:
@@ -62,9 +74,9 @@ def test_budget_bounds_a_call_and_the_rest_follows() -> None:
 
 
 def test_super_segment_stays_below_64_kib() -> None:
-    t = established(wnd=1000)
+    t = established(Config(first_buf=1 << 18), wnd=2000)
     t.conn.cc.cwnd = 1 << 20
-    t.conn.send(bytes(200_000))
+    assert t.conn.send(bytes(200_000)) == 200_000
     for seg in t.sent():
         assert len(seg.data) <= 65435
         assert len(seg.data) % 1000 == 0
@@ -232,7 +244,7 @@ def test_data_beyond_the_window_is_cut() -> None:
 
 def test_window_opens_by_no_less_than_a_segment() -> None:
     t = established(Config(rcv_buf=4096))
-    t.inject(".", seq=1, data=bytes(4096))
+    t.inject(".", seq=1, data=bytes(4096), gso_size=1000)
     assert t.sent()[0].wnd == 0
     t.conn.consume(500)
     assert not t.conn.wants_transmit  # RFC 9293 3.8.6.2.2

@@ -27,7 +27,7 @@ def test_active_open() -> None:
 def test_syn_offers_everything() -> None:
     conn = Connection.active(Config(), 0.0, ISS)
     (seg,) = conn.transmit(0.0)
-    assert (seg.mss, seg.wscale, seg.sack_permitted, seg.ts is not None) == (1460, 5, True, True)
+    assert (seg.mss, seg.wscale, seg.sack_permitted, seg.ts is not None) == (1460, 7, True, True)
     assert seg.wnd == 65535
 
 
@@ -178,9 +178,9 @@ def test_icmp_packet_too_big_resends_in_smaller_segments() -> None:
     t = established()
     t.conn.send(bytes(1000))
     assert t.trace() == ["P. 1:1001 ack 1"]
-    t.conn.icmp_error(Icmp.PACKET_TOO_BIG, t.now, (ISS + 1) & MASK, 500)
+    t.conn.icmp_error(Icmp.PACKET_TOO_BIG, t.now, (ISS + 1) & MASK, 600)
     segs = t.sent()
-    assert {seg.gso_size or len(seg.data) for seg in segs} == {500}
+    assert {seg.gso_size or len(seg.data) for seg in segs} == {600}
     assert sum(len(seg.data) for seg in segs) == 1000
 
 

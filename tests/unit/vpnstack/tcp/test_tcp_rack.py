@@ -11,6 +11,7 @@ from tcp_trace import established
 
 from vpnstack.proto.tcp.block import Phase
 from vpnstack.proto.tcp.config import Config
+from vpnstack.proto.tcp.congestion.reno import Reno
 from vpnstack.proto.tcp.segment import Segment
 
 DATA = random.Random(3).randbytes(200_000)
@@ -142,7 +143,7 @@ def test_rfc2018_8_reneging_is_survived() -> None:
 
 
 def test_rfc6937_prr_spreads_the_reduction() -> None:
-    t = established(Config(tso=False), wnd=5000)
+    t = established(Config(tso=False, congestion=Reno), wnd=5000)
     t.conn.cc.cwnd = 20_000
     t.conn.send(bytes(60_000))
     assert len(t.trace()) == 20

@@ -18,7 +18,7 @@ ALPHA = 3 * (1 - BETA) / (1 + BETA)  # section 4.3
 class Cubic(Congestion):
     """The default of most systems; friendly to Reno on short paths, quick on long ones."""
 
-    __slots__ = ("_epoch", "_hystart", "_k", "_origin", "_prior", "_w_est", "_w_max")
+    __slots__ = ("_before", "_epoch", "_hystart", "_k", "_origin", "_prior", "_w_est", "_w_max")
     name = "cubic"
 
     def __init__(self, mss: int) -> None:
@@ -30,6 +30,7 @@ class Cubic(Congestion):
         self._w_est = 0.0
         self._prior = 0.0
         self._hystart: HyStart | None = HyStart()
+        self._before: tuple[float, float, float, float, float, float] | None = None
 
     def on_ack(self, acked: int, rtt: float, now: float, in_flight: int) -> None:
         """Grow: HyStart++ below `ssthresh`, along the curve above."""
@@ -77,6 +78,9 @@ class Cubic(Congestion):
     def _reduce(self, in_flight: int) -> None:
         """RFC 9438, 4.6 and 4.7 (fast convergence)."""
         cwnd = self.cwnd
+        self._before = (
+            self._w_max, self._epoch, self._k, self._origin, self._w_est, self._prior
+        )  # fmt: skip
         self._prior = cwnd
         self._w_max = cwnd * (1 + BETA) / 2 if cwnd < self._w_max else cwnd
         self.ssthresh = max(int(min(cwnd, max(in_flight, self.mss)) * BETA), 2 * self.mss)
@@ -93,6 +97,13 @@ class Cubic(Congestion):
         self._reduce(in_flight)
         self._w_max = 0.0
         self.cwnd = self.mss
+
+    def on_undo(self, cwnd: int, ssthresh: int) -> None:
+        """Go back to the curve as it was (RFC 9438, 4.9)."""
+        super().on_undo(cwnd, ssthresh)
+        if self._before is not None:
+            self._w_max, self._epoch, self._k, self._origin, self._w_est, self._prior = self._before
+            self._before = None
 
     def on_idle(self, idle: float, rto: float) -> None:
         """Keep the curve still while nothing is sent (RFC 9438, 5.8)."""
