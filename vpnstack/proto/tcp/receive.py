@@ -44,7 +44,7 @@ def syn_sent(c: Block, seg: Segment, now: float) -> None:
     flags = seg.flags
     acceptable = False
     if flags & ACK:
-        acceptable = unwrap(seg.ack, c.iss) == c.iss + 1
+        acceptable = unwrap(seg.ack, c.iss) == c.iss + 1 == c.snd_nxt
         if not acceptable:
             c.reset_out = reset_for(seg)
             c.wants_transmit = c.reset_out is not None
@@ -226,7 +226,7 @@ def _syn(c: Block, seq: int, now: float) -> None:
 
 def _ack_of_syn(c: Block, ack: int, wnd: int, seq: int, seg: Segment, now: float) -> bool:
     """RFC 9293, 3.10.7.4, fifth, SYN_RECEIVED."""
-    if ack != c.iss + 1:
+    if not ack == c.iss + 1 == c.snd_nxt:  # the SYN-ACK may still wait for a neighbour
         c.reset_out = reset_for(seg)
         c.wants_transmit = True
         return False
