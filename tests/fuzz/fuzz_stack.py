@@ -39,7 +39,7 @@ def changed(world: World, octets: bytes, src: Source) -> None:
     right = src.byte()
     sealed = frames.sealed(made, src)
     if sealed is not None:
-        if right < 16 and len(sealed) > 20:
+        if right < 16 and len(sealed) > 24:
             sealed[24] ^= 0xFF  # somewhere in the IP header
         put(world, sealed, TRUSTED if right < 64 else PLAIN)
 

@@ -147,7 +147,8 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
         if now >= c.drs_at and c.state is not State.CLOSED:
             autotune.on_round(c, ts, now)
     if flags & FIN:
-        c.rcv_fin = seq + n
+        if c.rcv_fin < 0:  # there is one end, the first that was told
+            c.rcv_fin = seq + n
         c.ack_now = True
         c.wants_transmit = True
     if c.rcv_fin == c.rcv_nxt and c.state is not State.CLOSED:
@@ -277,10 +278,12 @@ def _text(c: Block, seq: int, body: Buffer, now: float) -> None:
 def _fill(c: Block, assembler: Assembler) -> None:
     """Move what has become contiguous; RFC 5681, 4.2: acknowledge at once when a gap closes."""
     for piece in assembler.pop(c.rcv_nxt):
+        if 0 <= c.rcv_fin < c.rcv_nxt + len(piece):  # beyond the peer's own FIN
+            piece = piece[: c.rcv_fin - c.rcv_nxt]
         c.rcv_nxt += len(piece)
         c.n_bytes_received += len(piece)
         c.queue.append(piece)
-    if not assembler.ranges:
+    if not assembler.ranges or c.rcv_fin == c.rcv_nxt:
         c.assembler = None
     c.ack_now = c.wants_transmit = True
 
