@@ -11,7 +11,6 @@ from collections import deque
 from typing import Any
 
 import dns.rcode
-
 from vpnstack.core._core import ffi, lib
 
 from vpnstack.core import access
