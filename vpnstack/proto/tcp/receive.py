@@ -11,6 +11,7 @@ from .segment import ACK, CWR, ECE, FIN, PSH, RST, SYN, URG, Buffer, Segment, re
 from .seq import HALF, MASK, unwrap
 from .state import Input, State
 
+CLOSED, ESTABLISHED = State.CLOSED, State.ESTABLISHED  # looked up at every segment
 PAWS_IDLE = 24 * 86400.0  # RFC 7323, 5.5: TS.Recent is too old to be trusted
 
 
@@ -129,12 +130,13 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
         return
     c.last_recv = now
     ack = c.snd_una + ((wire_ack - c.snd_una + HALF) & MASK) - HALF
-    if c.state < State.ESTABLISHED and not _ack_of_syn(c, ack, wnd, seq, seg, now):
+    if c.state < ESTABLISHED and not _ack_of_syn(c, ack, wnd, seq, seg, now):
         return
+    flight = c.sb.pipe if flags & ECE else 0
     if not acknowledge(c, ack, wnd, seq, n, flags, ts, sacks, now):
         return
     if flags & ECE and c.ecn:
-        ecn.on_echo(c, now)
+        ecn.on_echo(c, flight, now)
     if n:
         size = size or n
         if size > c.rcv_mss or autotune.MSS_MIN <= size < c.rcv_mss:
@@ -144,14 +146,14 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
         if flags & URG and urg:
             _urgent(c, seq + urg)
         _text(c, seq, body, now)
-        if now >= c.drs_at and c.state is not State.CLOSED:
+        if now >= c.drs_at and c.state is not CLOSED:
             autotune.on_round(c, ts, now)
     if flags & FIN:
         if c.rcv_fin < 0:  # there is one end, the first that was told
             c.rcv_fin = seq + n
         c.ack_now = True
         c.wants_transmit = True
-    if c.rcv_fin == c.rcv_nxt and c.state is not State.CLOSED:
+    if c.rcv_fin == c.rcv_nxt and c.state is not CLOSED:
         _fin(c, now)
 
 
