@@ -137,6 +137,8 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
         return
     if flags & ECE and c.ecn:
         ecn.on_echo(c, flight, now)
+    if flags & FIN and c.rcv_fin < 0:  # there is one end, the first that was told
+        c.rcv_fin = seq + n
     if n:
         size = size or n
         if size > c.rcv_mss or autotune.MSS_MIN <= size < c.rcv_mss:
@@ -149,8 +151,6 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
         if now >= c.drs_at and c.state is not CLOSED:
             autotune.on_round(c, ts, now)
     if flags & FIN:
-        if c.rcv_fin < 0:  # there is one end, the first that was told
-            c.rcv_fin = seq + n
         c.ack_now = True
         c.wants_transmit = True
     if c.rcv_fin == c.rcv_nxt and c.state is not CLOSED:
