@@ -49,11 +49,12 @@ def on_data(c: Block, flags: int, ce: bool) -> None:
         c.ack_now = c.wants_transmit = True
 
 
-def on_echo(c: Block, now: float) -> None:
-    """Hear ECE: reduce the window once for all that is in flight (6.1.2)."""
+def on_echo(c: Block, flight: int, now: float) -> None:
+    """Hear ECE: reduce the window once for the `flight` that was out before (6.1.2)."""
     c.n_delivered_ce += 1
-    if c.phase > Phase.DISORDER or c.snd_nxt == c.snd_una:
-        return  # reduced in this round trip already, or there is nothing to reduce
-    recovery.begin(c, Phase.CWR, c.sb.pipe)
-    c.cc.on_ecn(now, c.sb.pipe)
+    if c.phase > Phase.DISORDER or c.ecn_cwr:
+        return  # reduced in this round trip already
+    if c.snd_nxt > c.snd_una:
+        recovery.begin(c, Phase.CWR, flight)
+    c.cc.on_ecn(now, flight)
     c.ecn_cwr = True

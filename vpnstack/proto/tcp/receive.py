@@ -131,10 +131,11 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
     ack = c.snd_una + ((wire_ack - c.snd_una + HALF) & MASK) - HALF
     if c.state < State.ESTABLISHED and not _ack_of_syn(c, ack, wnd, seq, seg, now):
         return
+    flight = c.sb.pipe if flags & ECE else 0
     if not acknowledge(c, ack, wnd, seq, n, flags, ts, sacks, now):
         return
     if flags & ECE and c.ecn:
-        ecn.on_echo(c, now)
+        ecn.on_echo(c, flight, now)
     if n:
         size = size or n
         if size > c.rcv_mss or autotune.MSS_MIN <= size < c.rcv_mss:

@@ -154,7 +154,10 @@ def _newreno(c: Block, acked: int, duplicate: bool) -> bool:
     sb = c.sb
     if acked:
         sb.dup_bytes = max(sb.dup_bytes - acked + c.mss, 0)
-        if c.phase is not Phase.RECOVERY or c.snd_una < c.repair_end:
+        if c.phase is not Phase.RECOVERY:
+            return False
+        if c.snd_una < c.repair_end:
+            c.rtx_credit = c.mss if sb.lost else 0
             return False
         c.repair = 2 * c.repair if c.snd_una == c.repair_end else 1
         return _mark_head(c)
@@ -168,7 +171,7 @@ def _newreno(c: Block, acked: int, duplicate: bool) -> bool:
 
 
 def _mark_head(c: Block) -> bool:
-    """Believe the first `repair` segments lost and let the first go at once.
+    """Believe the first `repair` segments lost and let them go at once, within `ssthresh`.
 
     RFC 6582 repairs one segment a round trip.  When a partial ACK covers exactly what was repaired,
     its neighbours are missing too (a super-segment is lost as one frame): the next step is twice
@@ -186,7 +189,7 @@ def _mark_head(c: Block) -> bool:
         sb.mark_lost(record)
         index += 1
     c.repair_end = stop
-    c.rtx_credit = c.mss
+    c.rtx_credit = max(min(sb.lost, c.cc.ssthresh), c.mss)
     return True
 
 

@@ -282,7 +282,7 @@ def retransmit(c: Block, now: float, mss: int, budget: int, out: list[Segment]) 
         n = min(record.end - record.seq, max(room - room % mss, mss), limit)
         if n < record.end - record.seq:
             record = sb.split(index, record.seq + n)
-        c.rtx_credit = 0
+        c.rtx_credit = max(c.rtx_credit - n, 0)
         out.append(resend(c, record, mss, now))
         if c.cc.pacing_rate and pacing.spend(c, n, now):
             break

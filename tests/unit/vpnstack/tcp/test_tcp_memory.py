@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tracemalloc
 
+import pytest
 from tcp_pair import connected
 from tcp_trace import established
 
@@ -31,3 +32,29 @@ def test_drained_buffers_are_released() -> None:
     assert pair.a.conn.sb.records == []
     assert pair.b.conn.queue.views() == []
     assert pair.b.conn.assembler is None
+
+
+def test_a_connection_that_was_busy_is_small_again() -> None:
+    pair = connected()
+    assert pair.b is not None
+    tracemalloc.start()
+    pair.a.to_send = bytes(3_000_000)
+    pair.run(20)
+    pair.a.sent.clear()
+    pair.b.sent.clear()
+    pair.b.got.clear()
+    pair.a.to_send = b""
+    where = tracemalloc.take_snapshot().filter_traces([tracemalloc.Filter(True, "*proto/tcp/*")])
+    held = sum(line.size for line in where.statistics("filename"))
+    tracemalloc.stop()
+    assert held < 2 * 4096
+
+
+@pytest.mark.slow
+def test_100_000_idle_connections_are_below_4_kib_each() -> None:
+    config = Config()
+    tracemalloc.start()
+    keep = [established(config).conn for _ in range(100_000)]
+    cost = tracemalloc.get_traced_memory()[0] / len(keep)
+    tracemalloc.stop()
+    assert cost < 4096

@@ -7,8 +7,8 @@ through a cycle: STARTUP doubles until the rate stops to grow, DRAIN empties the
 made, PROBE_BW alternates (a round at 1.25 to look for more, one at 0.75 to drain, six at 1), and
 PROBE_RTT drops to four segments for 200 ms when the minimum has not been seen for ten seconds.
 
-The states are version 1's.  Loss is answered as versions 2 and 3 do: when more than 2 % of a round
-trip's data is lost, what may be in flight is bounded by 0.7 of what was (BBRLossThresh, BBRBeta),
+The states are version 1's.  Loss is answered as versions 2 and 3 do: when more than 2 % of the
+data is lost, what may be in flight is bounded by 0.7 of what was (BBRLossThresh, BBRBeta),
 STARTUP ends, and the bound grows again while probing for bandwidth.  Left out: version 3's split of
 PROBE_BW into DOWN, CRUISE, REFILL and UP, its short-term bounds, its response to ECN, and the
 compensation for aggregated ACKs.
@@ -30,6 +30,8 @@ PROBE_RTT_TIME = 0.2
 FULL_GROWTH = 1.25
 FULL_ROUNDS = 3
 LOSS_THRESH = 0.02
+FULL_LOSSES = 6  # segments lost in one round of STARTUP that may end it
+JUDGED = 256  # segments over which losses are judged
 BETA = 0.7
 MARGIN = 0.99  # of the estimate, so that a queue drains
 
@@ -47,8 +49,20 @@ class Bbr(Congestion):
     """Paced at the measured bandwidth; indifferent to losses below 2 %."""
 
     __slots__ = (
-        "_cycle", "_cycle_at", "_full_bw", "_full_count", "_inflight_hi", "_lost_at", "_min_rtt",
-        "_min_rtt_at", "_next_round", "_probe_done", "_rates", "_round", "_round_at", "mode",
+        "_cycle",
+        "_cycle_at",
+        "_full_bw",
+        "_full_count",
+        "_inflight_hi",
+        "_judged_at",
+        "_lost_at",
+        "_min_rtt",
+        "_min_rtt_at",
+        "_next_round",
+        "_probe_done",
+        "_rates",
+        "_round",
+        "mode",
     )  # fmt: skip
     name = "bbr"
     prr = False
@@ -60,7 +74,7 @@ class Bbr(Congestion):
         self._rates: list[tuple[int, float]] = []  # (round, rate), rates falling
         self._round = 0
         self._next_round = 0  # `delivered` with which the round ends
-        self._round_at = 0  # `delivered` and `lost` when it began
+        self._judged_at = 0  # `delivered` and `lost` when losses were judged last
         self._lost_at = 0
         self._min_rtt = 0.0
         self._min_rtt_at = 0.0
@@ -93,14 +107,21 @@ class Bbr(Congestion):
         self._set_window(sample)
 
     def _end_round(self, sample: Any) -> None:
-        """Count a round trip and judge its losses (draft, 4.5.10)."""
-        lost = sample.lost - self._lost_at
-        sent = sample.delivered - self._round_at + lost
-        if lost > LOSS_THRESH * sent and lost > 2 * self.mss:
-            self._on_heavy_loss(sample)
+        """Count a round trip and judge the losses of late (draft, 5.3.1.3 and 5.5.10).
+
+        A short round trip has too few segments for a rate of losses: it is joined with the next.
+        """
         self._round += 1
-        self._next_round = self._round_at = sample.delivered
+        self._next_round = sample.delivered
+        lost = sample.lost - self._lost_at
+        sent = sample.delivered - self._judged_at + lost
+        starting = self.mode is Mode.STARTUP and lost >= FULL_LOSSES * self.mss
+        if not starting and sent < JUDGED * self.mss:
+            return
+        self._judged_at = sample.delivered
         self._lost_at = sample.lost
+        if lost > LOSS_THRESH * sent:
+            self._on_heavy_loss(sample)
 
     def _on_heavy_loss(self, sample: Any) -> None:
         if self.mode is Mode.STARTUP:
@@ -161,7 +182,8 @@ class Bbr(Congestion):
         gain = CYCLE[self._cycle]
         full = now - self._cycle_at > self._min_rtt
         if gain > 1:
-            hi = sample.in_flight >= min(self._bdp(gain), self._inflight_hi)
+            bound = min(self._bdp(gain), self._inflight_hi)
+            hi = sample.in_flight + 2 * self.mss >= bound
             full = full and (hi or sample.recovering)
             if full and hi and self._inflight_hi < INFINITE:
                 self._inflight_hi += max(self._inflight_hi // 4, self.mss)
