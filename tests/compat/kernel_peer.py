@@ -192,6 +192,7 @@ class Wire:
     kernel: Kernel
     host: Host
     link: Impaired
+    made: list[Ends]
 
     async def connect(
         self, version: int, role: str, *, port: int = 0, ours: str = "", theirs: str = ""
@@ -200,8 +201,11 @@ class Wire:
         theirs, ours = theirs or KERNEL[version], ours or OURS[version]
         async with asyncio.timeout(20):
             if role == "active":
-                return await self._active(version, theirs, port)
-            return await self._passive(version, ours, theirs, port)
+                ends = await self._active(version, theirs, port)
+            else:
+                ends = await self._passive(version, ours, theirs, port)
+        self.made.append(ends)
+        return ends
 
     async def _active(self, version: int, address: str, port: int) -> Ends:
         loop = asyncio.get_running_loop()
@@ -245,7 +249,12 @@ async def wire(
     addresses = [f"{a}/{PREFIX[v]}" for v, a in OURS.items()]
     routers = list(KERNEL.values()) if gateway else []
     async with Host(link, addresses, gateway=routers, tcp=tcp, seed=seed) as host:
-        yield Wire(kernel, host, link)
+        net = Wire(kernel, host, link, [])
+        try:
+            yield net
+        finally:
+            for ends in net.made:
+                ends.close()
 
 
 async def until(what: Callable[[], object], seconds: float = 10) -> None:

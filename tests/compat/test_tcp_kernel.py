@@ -48,7 +48,6 @@ async def test_options_agreed(kernel: Kernel, version: int, role: str, refuses: 
             agreed(ends, kernel, version, missing)
             await carry(ends.ours, ends.theirs, 300_000)
             await carry(ends.theirs, ends.ours, 300_000)
-            ends.close()
 
 
 @both_families
@@ -61,7 +60,6 @@ async def test_half_close_by_us(kernel: Kernel, version: int, role: str) -> None
         assert ends.info.state is State.FIN_WAIT_2
         await carry(ends.theirs, ends.ours, 500_000)
         await until(lambda: ends.info.state is State.TIME_WAIT)
-        ends.close()
 
 
 @both_families
@@ -74,7 +72,6 @@ async def test_half_close_by_the_kernel(kernel: Kernel, version: int, role: str)
         assert ends.info.state is State.CLOSE_WAIT
         await carry(ends.ours, ends.theirs, 500_000)
         await until(lambda: ends.info.state is State.CLOSED)
-        ends.close()
 
 
 @both_families
@@ -87,7 +84,6 @@ async def test_simultaneous_close(kernel: Kernel, version: int) -> None:
         await until(lambda: ends.info.state is State.TIME_WAIT)
         assert await ends.ours[0].read() == b"" == await ends.theirs[0].read()
         await until(lambda: "TIME-WAIT" in kernel.run("ss", "-tanH"))
-        ends.close()
 
 
 @both_families
@@ -98,7 +94,6 @@ async def test_reset_by_us(kernel: Kernel, version: int) -> None:
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(ends.theirs[0].read(), 5)
         assert kernel.run("ss", "-tanH") == ""
-        ends.close()
 
 
 @both_families
@@ -118,7 +113,6 @@ async def test_reset_by_the_kernel(kernel: Kernel, version: int, how: str) -> No
         sock.close()
         with pytest.raises(ConnectionResetError):
             await asyncio.wait_for(ends.ours[0].read(), 5)
-        ends.close()
 
 
 @both_families
