@@ -82,9 +82,13 @@ class Process:
 
     def __init__(self, argv: Sequence[str], **options: Any) -> None:
         self.log = tempfile.TemporaryFile()  # noqa: SIM115
-        options = {"stdin": subprocess.DEVNULL, "stdout": self.log, "stderr": self.log} | options
+        streams: dict[str, Any] = {
+            "stdin": subprocess.DEVNULL,
+            "stdout": self.log,
+            "stderr": self.log,
+        }
         self.popen: subprocess.Popen[bytes] = subprocess.Popen(
-            argv, env=environment(), start_new_session=True, **options
+            argv, env=environment(), start_new_session=True, **(streams | options)
         )
 
     @property
