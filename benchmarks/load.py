@@ -1,11 +1,11 @@
 """Clients and servers that put load on a network; run in a namespace, print JSON, import little.
 
-    load.py serve PORT                       the other side of `rtt`, `connect` and `flows`
+    load.py serve PORT                       the server: echo, on PORT + 1 bulk, PORT + 2 dead
     load.py rtt HOST PORT SECONDS            one byte there and back over one connection
     load.py connect HOST PORT SECONDS        connect, one byte there and back, close
     load.py flows HOST PORT COUNT SECONDS up|down [bulk|tiny]
     load.py stuck HOST PORT COUNT up|down     fill connections that nobody reads any more, hold
-    load.py half-open HOST PORT COUNT        send SYNs, hold
+    load.py half-open HOST PORT COUNT        send SYNs to the dead port, hold
     load.py idle HOST PORT COUNT             connect, print the rate, hold until standard input ends
 
 A connection's first byte says what it wants: `e` echo, `d` data without end, anything else is
@@ -54,6 +54,11 @@ def serve(port: int) -> None:
     """Serve until killed."""
     raise_limit()
     echo, bulk = (socket.create_server(("", p), backlog=16384) for p in (port, port + 1))
+    dead = socket.create_server(("", port + 2), backlog=0)  # its queue is full: SYNs are dropped
+    fill = [socket.socket() for _ in range(2)]
+    for sock in fill:
+        sock.setblocking(False)
+        sock.connect_ex(dead.getsockname())
     if os.fork():
         Echo(echo).run()
     else:
@@ -274,7 +279,7 @@ def half_open(host: str, port: int, count: int) -> None:
         sock = socket.socket()
         sock.setblocking(False)
         try:
-            sock.connect_ex((host, port))
+            sock.connect_ex((host, port + 2))
             held.append(sock)
         except OSError:
             break
