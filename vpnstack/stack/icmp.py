@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core import access
-from ..proto.icmp import Errors
+from ..proto.icmp import Errors, addresses
 from ..wire import icmp, ip
 from ..wire.icmp import Kind
 from ..wire.malformed import Malformed
@@ -51,10 +51,10 @@ class IcmpLayer:
 
     def _believed(self, error: icmp.Error, src: bytes) -> bool:
         """Tell whether `src` can know: between us and a neighbour there is only the neighbour."""
-        about = icmp.quoted(error)
-        if about is None:
+        if ip.upper(error.quote) is None:
             return False
-        believed = about.dst == src or not self.interface.on_link(about.dst)
+        about = addresses(error.quote)[1]
+        believed = about == src or not self.interface.on_link(about)
         self.counters.errors_refused += not believed
         return believed
 
