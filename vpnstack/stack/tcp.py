@@ -86,8 +86,8 @@ class Flow:
 
     def drop(self) -> None:
         """Forget the flow without a word to the peer."""
-        self._layer.decided(self)
         self._layer.forget(self)
+        self.conn.finish(Input.ABORT)
 
 
 @dataclass(slots=True)
