@@ -279,6 +279,7 @@ class World:
         assert kept <= c.rcv_buf <= CONFIG["rcv_buf"]
         assert len(c.queue._pieces) <= 2 + c.queue.queued // 1024, "many small pieces"
         assert not c.queue._borrowed
+        assert all(len(piece) for piece in c.queue._pieces), "a piece of nothing"
         assert len(c.snd_buf) <= CONFIG["snd_buf"]
         assert c.assembler is None or len(c.assembler.ranges) <= CONFIG["max_gaps"]
         assert c.cc.cwnd > 0

@@ -100,11 +100,10 @@ class Resolution:
 
     def _solicited(self, message: ndp.NeighbourSolicitation, src: bytes, now: float) -> None:
         interface = self.interface
-        if message.target not in interface.local:
+        if message.target not in interface.local or src in interface.local:
             return
         probe = src == ip.UNSPECIFIED_V6  # duplicate address detection (RFC 4862 5.4.3)
-        usable = interface.on_link(src) and src not in interface.local
-        if not probe and message.slla is not None and usable:
+        if not probe and message.slla is not None and interface.on_link(src):
             interface.neighbours.receive_solicitation(src, message.slla, now)
         answer = ndp.NeighbourAdvertisement(
             message.target, interface.mac, router=self.router is not None, solicited=not probe

@@ -282,6 +282,8 @@ def _fill(c: Block, assembler: Assembler) -> None:
     for piece in assembler.pop(c.rcv_nxt):
         if 0 <= c.rcv_fin < c.rcv_nxt + len(piece):  # beyond the peer's own FIN
             piece = piece[: c.rcv_fin - c.rcv_nxt]
+            if not piece:
+                break
         c.rcv_nxt += len(piece)
         c.n_bytes_received += len(piece)
         c.queue.append(piece)
