@@ -251,6 +251,7 @@ async def wire(
     rx: Impairment | None = None,
     seed: int = 1,
     gateway: bool = False,
+    mac: str | None = None,
     port: Callable[[TapPort], Any] = lambda tap: tap,
     **config: Any,
 ) -> AsyncIterator[Wire]:
@@ -264,7 +265,7 @@ async def wire(
     link = Impaired(tap, loop, tx=tx, rx=rx, rng=random.Random(seed))
     addresses = [f"{a}/{PREFIX[v]}" for v, a in OURS.items()]
     routers = list(KERNEL.values()) if gateway else []
-    async with Host(link, addresses, gateway=routers, tcp=tcp, seed=seed) as host:
+    async with Host(link, addresses, gateway=routers, mac=mac, tcp=tcp, seed=seed) as host:
         net = Wire(kernel, host, link, [])
         try:
             yield net

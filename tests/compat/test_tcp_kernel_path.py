@@ -216,7 +216,7 @@ async def test_the_kernel_answers_keepalives_until_it_is_gone(kernel: Kernel, ve
     async with wire(kernel, keepalive=True, **timing) as net:
         ends = await net.connect(version, "active")
         before = kernel.counters()["InSegs"]
-        await until(lambda: kernel.counters()["InSegs"] >= before + 6)
+        await until(lambda: kernel.counters()["InSegs"] >= before + 3)
         assert not ends.ours[0].at_eof()
         net.link.sever()
         with pytest.raises(TimeoutError) as caught:
