@@ -9,8 +9,9 @@
 PYTHON_VENV := .venv/bin/python
 FUZZ_SECONDS ?= 60
 BENCH ?=
+BENCHMARKS := $(wildcard $(patsubst %,benchmarks/%.py,peers tcp vhost scale))
 PYTEST ?=
-FAST := -m "not compat and not slow" tests/unit $(wildcard tests/fuzz)
+FAST := -m "not compat and not slow" tests/unit tests/packetdrill
 
 .PHONY: demo test check bench fuzz asan setup clean
 
@@ -20,20 +21,20 @@ demo:
 
 test:
 	@scripts/setup test
-	@$(PYTHON_VENV) -m pytest $(PYTEST) tests/unit $(wildcard tests/fuzz) tests/compat
+	@$(PYTHON_VENV) -m pytest $(PYTEST) tests/unit tests/packetdrill tests/compat
 
 check:
 	@scripts/setup test
 	$(PYTHON_VENV) -m ruff format --check .
 	$(PYTHON_VENV) -m ruff check .
 	$(PYTHON_VENV) -m mypy
-	$(PYTHON_VENV) -m pytest -q $(PYTEST) $(FAST)
+	$(PYTHON_VENV) -m pytest -q -n auto $(PYTEST) $(FAST)
 
 bench:
 	@scripts/setup test
-	@set -e; for each in $(wildcard benchmarks/bench_*.py); do \
+	@set -e; for each in $(BENCHMARKS); do \
 		name=$$(basename $$each .py); echo "== $$name"; \
-		$(PYTHON_VENV) $$each $(BENCH) --json bench-$${name#bench_}.json; done
+		$(PYTHON_VENV) $$each $(BENCH) --json bench-$$name.json; done
 
 fuzz:
 	@scripts/setup fuzz || { echo "fuzz: without atheris, on seeded input"; scripts/setup test; }

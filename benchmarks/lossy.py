@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import random
 import subprocess
 import sys
 import time
@@ -136,7 +137,8 @@ def cubic(version: int, mtu: int) -> Config:
 async def host(ns: Namespace, side: str, link: Impairment, seed: int) -> AsyncIterator[Host]:
     """A host of ours on the far side of an imperfect link into a namespace."""
     loop = asyncio.get_running_loop()
-    port = Impaired(TapPort(ns.fd, ns.name), loop, tx=link, rx=link)
+    rng = random.Random(seed)
+    port = Impaired(TapPort(ns.fd, ns.name), loop, tx=link, rx=link, rng=rng)
     async with Host(port, [f"{ADDRESS[side]}/24"], name=side, tcp=cubic, seed=seed) as ours:
         yield ours
 

@@ -15,6 +15,7 @@ from . import programs
 from .config import ADDRESSES, GatewayConfig
 from .errors import VpnstackError
 from .host.namespace import CommandError, Target
+from .packetdrill.command import packetdrill
 
 RUN_MTU = 65520  # as large as offloads allow: datagrams need not be cut
 
@@ -194,3 +195,6 @@ def serve(
             echo=plain if as_json else echo, statistics=statistics, capture=capture,
         )
     )  # fmt: skip
+
+
+main.add_command(packetdrill)

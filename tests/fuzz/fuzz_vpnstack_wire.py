@@ -7,16 +7,31 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import sys
 from collections.abc import Callable
 
+from vpnstack.proto import dhcp_client, dhcpv6_client, ndhost, slaac
 from vpnstack.proto.dhcp import Config, Server
 from vpnstack.proto.dnscache import Key
 from vpnstack.proto.icmp import Errors
+from vpnstack.proto.igmp import Host as IgmpHost
 from vpnstack.services.dns import Forwarder, question_for
 from vpnstack.services.names import parse_hosts
 from vpnstack.services.resolver import matching, parse_servers
-from vpnstack.wire import arp, dhcp, ethernet, icmp, ip, names, ndp
+from vpnstack.wire import (
+    arp,
+    dhcp,
+    dhcpv6,
+    ethernet,
+    icmp,
+    igmp,
+    ip,
+    ipopt,
+    mld,
+    names,
+    ndp,
+)
 from vpnstack.wire.malformed import Malformed
 
 A4, B4 = b"\xc0\xa8\x7f\x02", b"\xc0\xa8\x7f\x01"
@@ -79,6 +94,58 @@ def run_text(data: bytes) -> None:
     list(parse_hosts(lines))
 
 
+def run_groups(data: bytes) -> None:
+    """Parse as IGMP with its right checksum; a query reaches a host that joined one group."""
+    if len(data) < 4:
+        return
+    zero = data[:2] + b"\0\0" + data[4:]
+    host = IgmpHost(random.Random(1))
+    host.join(b"\xef\1\1\1", 0.0)
+    try:
+        host.receive(igmp.parse(zero[:2] + ip.checksum(zero).to_bytes(2) + zero[4:]), A4, 0.0)
+    except Malformed:
+        return
+    host.transmit(A4, 100.0)
+    assert len(host.groups) == 1
+
+
+def run_dhcp_clients(data: bytes) -> None:
+    """Feed one message to both clients as the answer to their question."""
+    four = dhcp_client.Client(A6[:6], dhcp_client.Config(), random.Random(1))
+    four.start(0.0)
+    for out in four.transmit(1.0):
+        xid = out.payload[4:8]
+        four.receive(b"\2" + data[1:4] + xid + data[8:28] + A6[:6] + data[34:], 1.0)
+    six = dhcpv6_client.Client(A6[:6], dhcpv6_client.Config(), random.Random(1))
+    six.start(0.0)
+    for question in six.transmit(1.0):
+        known = dhcpv6.option(1, six.duid) + dhcpv6.option(2, b"server")
+        six.receive(data[:1] + question[1:4] + known + data[4:], 1.0)
+    quiet(dhcpv6.parse)(data)
+    quiet(dhcp.parse_search)(data)
+    quiet(dhcp.parse_routes)(data)
+
+
+def run_ra(data: bytes) -> None:
+    """Feed a discovery message to router discovery and to the addresses; both stay bounded."""
+    try:
+        message = ndp.parse(seal(data), A6, B6, 255)
+    except Malformed:
+        return
+    host = ndhost.Host(ndhost.Config(), random.Random(1))
+    own = slaac.Addresses(A6[:6], slaac.Config(temporary=True), random.Random(1))
+    if isinstance(message, ndp.RouterAdvertisement):
+        host.receive_ra(A6, message, 0.0)
+        for prefix in message.prefixes:
+            own.receive_prefix(prefix, 0.0)
+    elif isinstance(message, ndp.Redirect):
+        host.receive_redirect(A6, message)
+    for now in (1.0, 1e6):
+        host.transmit(now)
+        own.transmit(now)
+    assert len(own.table) <= own.config.addresses_max
+
+
 TARGETS: tuple[Callable[[bytes], None], ...] = (
     quiet(arp.parse),
     quiet(ethernet.parse),
@@ -90,6 +157,11 @@ TARGETS: tuple[Callable[[bytes], None], ...] = (
     run_dhcp,
     run_dns,
     run_text,
+    run_groups,
+    quiet(lambda data: mld.parse(seal(data), A6, B6, 1)),
+    run_dhcp_clients,
+    quiet(ipopt.parse),
+    run_ra,
 )
 
 

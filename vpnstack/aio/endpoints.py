@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from ..errors import UsageError
+from ..stack.flow import Flow
 from ..stack.stack import Stack
-from ..stack.tcp import Flow
 from ..stack.udp import Endpoint
 from ..wire import ip
 from .datagrams import StackDatagramTransport

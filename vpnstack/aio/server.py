@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Self
 
-from ..stack.tcp import Flow
+from ..stack.flow import Flow
 from .streams import StackTransport
 
 CLIENTS_MAX = 1024  # of the gateway's own services; `Host` sets its own

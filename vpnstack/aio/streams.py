@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from ..proto.tcp.block import Event
-from ..stack.tcp import Flow
+from ..stack.flow import Flow
 from ..wire import ip
 
 HIGH_WATER = 64 * 1024

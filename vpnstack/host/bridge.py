@@ -15,7 +15,7 @@ from collections.abc import Callable
 
 from ..proto.tcp.block import Event
 from ..proto.tcp.state import State
-from ..stack.tcp import Flow
+from ..stack.flow import Flow
 
 _ABORT = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: close sends a reset
 READ_TURN = 1 << 20  # bytes read from one socket before others have their turn

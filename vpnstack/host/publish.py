@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 from ..errors import UsageError
 from ..proto.tcp.block import Event
+from ..stack.flow import Flow
 from ..stack.stack import Stack
-from ..stack.tcp import Flow
 from ..stack.udp import Endpoint
 from ..wire import icmp
 from .bridge import Bridge

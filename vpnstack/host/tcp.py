@@ -14,8 +14,8 @@ from dataclasses import dataclass
 
 from ..proto.tcp.block import Event
 from ..stack import headers
+from ..stack.flow import Flow
 from ..stack.stack import Stack
-from ..stack.tcp import Flow
 from ..wire import ip
 from ..wire.icmp import Kind
 from .bridge import Bridge

@@ -10,11 +10,13 @@ from __future__ import annotations
 import ipaddress
 import math
 import random
+import struct
 from collections import deque
 from dataclasses import replace
 
 from ..core import access
 from ..core.burst import Burst
+from ..core.pure import GSO_TCPV4, GSO_TCPV6, NEEDS_CSUM
 from ..link.port import Offload
 from ..link.soft import Softener
 from ..proto.tcp.config import Config
@@ -28,6 +30,7 @@ from .settings import Settings
 
 LOCAL_MAC, PEER_MAC = bytes.fromhex("02000000000a"), bytes.fromhex("02000000000b")
 START = 1000.0  # when scripts begin; a clock that shows 0 would hide faults
+LINK_LEN = 14
 ROUNDS_MAX = 20_000  # transmissions at one instant
 
 
@@ -105,12 +108,13 @@ class Lab:
     def inject(self, packet: bytes) -> None:
         """Have an IP packet arrive now."""
         kind = b"\x08\x00" if packet[0] >> 4 == 4 else b"\x86\xdd"
-        self._receive(LOCAL_MAC + PEER_MAC + kind + packet)
+        vnet = super_segment(packet, self.settings.mtu)
+        self._receive(LOCAL_MAC + PEER_MAC + kind + packet, vnet)
         self.settle()
 
-    def _receive(self, octets: bytes) -> None:
+    def _receive(self, octets: bytes, vnet: bytes = bytes(12)) -> None:
         burst = Burst(1)
-        burst.append(octets)
+        burst.append(octets, vnet)
         access.parse_burst(burst)
         self.stack.receive(burst, self.clock)
         self._owners()
@@ -145,6 +149,18 @@ class Lab:
         if due:
             self.settle()
         return due
+
+
+def super_segment(packet: bytes, mtu: int) -> bytes:
+    """Return the virtio-net header of an IP packet: one beyond the MTU came as many segments."""
+    v4 = packet[0] >> 4 == 4
+    network = ip.V4_HEADER_LEN if v4 else ip.V6_HEADER_LEN
+    if len(packet) <= mtu or packet[9 if v4 else 6] != ip.TCP:
+        return bytes(12)
+    headers = network + (packet[network + 12] >> 4) * 4
+    kind = GSO_TCPV4 if v4 else GSO_TCPV6
+    fields = (NEEDS_CSUM, kind, LINK_LEN + headers, mtu - headers, LINK_LEN + network, 16, 0)
+    return struct.pack("<BBHHHHH", *fields)
 
 
 def _interface(s: Settings) -> InterfaceConfig:

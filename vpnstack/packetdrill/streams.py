@@ -11,7 +11,7 @@ from ..proto.tcp.block import OFF, Event
 from ..proto.tcp.config import Config
 from ..proto.tcp.connection import Connection
 from ..proto.tcp.state import State
-from ..stack.tcp import Flow
+from ..stack.flow import Flow
 from .errors import ScriptError
 from .lab import Lab
 from .sockets import SIOCINQ, Endpoint, Fault, Socket, WouldBlock

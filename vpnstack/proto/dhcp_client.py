@@ -295,7 +295,7 @@ class Client:
 
     def _answered(self, message: dhcp.Repr, now: float) -> bool:
         server = message.address(Option.SERVER_ID)
-        if server is None or ip.is_multicast(server) or server == ip.UNSPECIFIED_V4:
+        if server is None or not 0 < server[0] < 224:
             return False
         if message.type is Type.OFFER and self.state is State.SELECTING:
             return self._offered(message, server, now)

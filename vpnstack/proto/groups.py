@@ -127,7 +127,10 @@ class Groups:
         # RFC 3376 5.2 (1): an answer to all that comes sooner is enough.
         if self._general_at is not None and self._general_at <= at:
             return
-        if group is None:
+        if group is None and self.version(now) < config.newest:
+            for entry in self._table.values():  # RFC 2236 3: a delay for each, to be suppressed
+                self._asked(entry, (), now + self._rng.uniform(0, max_response))
+        elif group is None:
             self._general_at = at
         elif group in self._table:
             self._asked(self._table[group], sources, at)

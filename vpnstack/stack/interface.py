@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from ..core.burst import Burst
 from ..proto import addrsel, pmtu
+from ..proto.icmp import is_single_host
 from ..proto.neighbour import Cache
 from ..proto.tcp.segment import Segment
 from ..wire import ip
@@ -71,6 +72,7 @@ class Packet:
     """An IP packet that waits for its neighbour's link address."""
 
     octets: bytes
+    mtu: int = 0  # of its path; 0: the link's
 
 
 @dataclass(slots=True)
@@ -166,8 +168,12 @@ class Interface:
         return self.route6(dst) if self.route6 is not None else self.gateway6
 
     def reachable(self, addr: bytes) -> bool:
-        """Tell whether answers to `addr` can leave here: there is a route, and it is not ours."""
-        return addr not in self.local and self.next_hop(addr) is not None
+        """Tell whether answers to `addr` can leave here: another single host, and there is a route.
+
+        RFC 1122 3.2.1.3: what names no host, or all of them, is no source.
+        """
+        other = is_single_host(addr) and addr not in self.local and addr not in self.broadcasts
+        return other and self.next_hop(addr) is not None
 
     def source_for(self, dst: bytes) -> bytes | None:
         """Return our address to talk to `dst` from.
@@ -215,9 +221,10 @@ class Interface:
     def send_packet(self, octets: bytes, now: float) -> None:
         """Queue an IP packet, resolving its destination first where that is needed."""
         dst = octets[16:20] if octets[0] >> 4 == 4 else octets[24:40]
-        mac = self.resolve(dst, now, Packet(octets))
+        path = self.path_mtu(dst, now)
+        mac = self.resolve(dst, now, Packet(octets, path))
         if mac is not None:
-            self.send_resolved(mac, octets, self.path_mtu(dst, now))
+            self.send_resolved(mac, octets, path)
 
     def send_resolved(self, mac: bytes, octets: bytes, mtu: int = 0) -> None:
         """Queue an IP packet for the station `mac`, in fragments where it exceeds the MTU.

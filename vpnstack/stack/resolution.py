@@ -103,7 +103,8 @@ class Resolution:
         if message.target not in interface.local:
             return
         probe = src == ip.UNSPECIFIED_V6  # duplicate address detection (RFC 4862 5.4.3)
-        if not probe and message.slla is not None and interface.on_link(src):
+        usable = interface.on_link(src) and src not in interface.local
+        if not probe and message.slla is not None and usable:
             interface.neighbours.receive_solicitation(src, message.slla, now)
         answer = ndp.NeighbourAdvertisement(
             message.target, interface.mac, router=self.router is not None, solicited=not probe
@@ -169,5 +170,5 @@ class Resolution:
                 continue
             resolved.append(event.addr)
             for waiting in event.pending:
-                self.interface.send_resolved(event.mac, waiting.octets)
+                self.interface.send_resolved(event.mac, waiting.octets, waiting.mtu)
         return resolved, failed

@@ -11,7 +11,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any
 
 from ..core import access
 from ..core.burst import Burst
@@ -24,6 +24,7 @@ from ..proto.tcp.state import Input, State
 from ..wire import icmp, ip
 from ..wire.icmp import Kind
 from . import headers
+from .flow import Acceptor, Flow
 from .interface import Interface, Packet
 from .segments import emit, segment_of
 from .synqueue import SynQueue
@@ -31,62 +32,7 @@ from .synqueue import SynQueue
 FLOWS_MAX = 131072
 HELD_MAX = 4096  # SYNs that wait for a decision
 TURN = 16  # segments of one flow before the next one's turn
-
-
-class FlowOwner(Protocol):
-    """Who is told about a flow; calls on the flow are allowed from inside."""
-
-    def flow_event(self, flow: Flow, now: float) -> None:
-        """Something happened: take `flow.conn.next_event()` until there is none."""
-
-
-class Acceptor(Protocol):
-    """Who is asked about a SYN; the flow is held, and answered by one of its three methods."""
-
-    def flow_arrived(self, flow: Flow, now: float) -> None:
-        """Set `flow.owner`, then accept, refuse or drop the flow, now or later."""
-
-
-class Flow:
-    """A connection with its ends: `local` and `remote` are (address, port), addresses packed."""
-
-    __slots__ = (
-        "_layer", "conn", "dirty", "key", "local", "mac", "owner", "ready", "remote", "template",
-        "timer",
-    )  # fmt: skip
-
-    def __init__(self, layer: TcpLayer, key: bytes, conn: Connection) -> None:
-        src, sport, dst, dport = headers.unpack_key(key)
-        self._layer = layer
-        self.key = key
-        self.conn = conn
-        self.remote = (src, sport)
-        self.local = (dst, dport)
-        self.owner: FlowOwner | None = None
-        self.mac = self.template = b""
-        self.ready = self.dirty = False
-        self.timer: float | None = None
-
-    def touch(self) -> None:
-        """Have the stack look at the connection again after a call that changed it."""
-        self._layer.ready(self)
-
-    def accept(self) -> None:
-        """Answer the held SYN: the connection is wanted."""
-        self._layer.decided(self)
-        self.conn.accept()
-        self.touch()
-
-    def refuse(self) -> None:
-        """Answer the held SYN with a reset."""
-        self._layer.decided(self)
-        self.conn.refuse()
-        self.touch()
-
-    def drop(self) -> None:
-        """Forget the flow without a word to the peer."""
-        self._layer.decided(self)
-        self._layer.forget(self)
+TIMERS_SLACK = 64  # outdated timers that are not worth a search
 
 
 @dataclass(slots=True)
@@ -158,7 +104,6 @@ class TcpLayer:
         self._mark(flow)
 
     def _unknown(self, key: bytes, seg: Segment, now: float) -> None:
-        acceptor = conn = None
         src, _, dst, dport = headers.unpack_key(key)
         if not self.interface.reachable(src):
             self.counters.unroutable += 1
@@ -166,33 +111,41 @@ class TcpLayer:
         if seg.flags & (SYN | FIN) == SYN | FIN:  # opens nothing and deserves no answer, as Linux
             return
         local = self.listeners.get((dst, dport)) or self.listeners.get((None, dport))
-        config = self._configs[4 if len(dst) == 4 else 6]
         if seg.flags & (SYN | ACK | RST) == SYN:
-            acceptor = local or self.forward
-            if local is not None and self.syn_queue.full():
-                self._answer(key, self.syn_queue.answer(config, key, seg, now), now)
-                return
-            if len(self.flows) >= FLOWS_MAX or len(self._held) >= HELD_MAX:
-                self.counters.syns_refused += 1
-                return
-        elif local is not None and len(self.flows) < FLOWS_MAX:
-            conn = self.syn_queue.restore(config, key, seg, now)
-            acceptor = local if conn is not None else None
+            self._opening(key, seg, local, now)
+            return
+        conn = None
+        if local is not None and len(self.flows) < FLOWS_MAX:
+            conn = self.syn_queue.restore(self._configs[4 if len(dst) == 4 else 6], key, seg, now)
+        if local is None or conn is None:
+            self._reset(key, seg, now)
+            return
+        flow = Flow(self, key, conn)
+        self._mark(flow)
+        self._enter(flow, local, now)
+
+    def _opening(self, key: bytes, seg: Segment, local: Acceptor | None, now: float) -> None:
+        """Hold a SYN for whoever decides on it, or answer it with a cookie."""
+        acceptor = local or self.forward
         if acceptor is None:
             self._reset(key, seg, now)
             return
-        if conn is None:
-            config = self._config_for(src, now)
-            iss = initial_sequence(self._secret, key, now)
-            conn = Connection.passive(config, seg, now, iss, hold=True)
-        flow = Flow(self, key, conn)
-        self.flows[key] = flow
-        if conn.held:
-            self._held.add(flow)
-            if local is not None:
-                self.syn_queue.add(flow)
-        else:
-            self._mark(flow)
+        config = self._config_for(headers.unpack_key(key)[0], now)
+        if local is not None and self.syn_queue.full():
+            self._answer(key, self.syn_queue.answer(config, key, seg, now), now)
+            return
+        if len(self.flows) >= FLOWS_MAX or len(self._held) >= HELD_MAX:
+            self.counters.syns_refused += 1
+            return
+        iss = initial_sequence(self._secret, key, now)
+        flow = Flow(self, key, Connection.passive(config, seg, now, iss, hold=True))
+        self._held.add(flow)
+        if local is not None:
+            self.syn_queue.add(flow)
+        self._enter(flow, acceptor, now)
+
+    def _enter(self, flow: Flow, acceptor: Acceptor, now: float) -> None:
+        self.flows[flow.key] = flow
         self.counters.flows_opened += 1
         acceptor.flow_arrived(flow, now)
 
@@ -310,6 +263,12 @@ class TcpLayer:
         if self.flows.get(flow.key) is flow:
             del self.flows[flow.key]
         self._held.discard(flow)
+        self._blocked.pop(flow, None)
+        if self._waiting:
+            hop = self._hop(flow)
+            waiting = self._waiting.get(hop, {})
+            if waiting.pop(flow, flow) is None and not waiting:
+                del self._waiting[hop]
 
     # Transmitting.
 
@@ -347,8 +306,7 @@ class TcpLayer:
         """Make sure of the template; False when the flow has to wait for a link address."""
         mac = self.interface.resolve(flow.remote[0], now, None)
         if mac is None:
-            hop = self.interface.next_hop(flow.remote[0]) or flow.remote[0]
-            self._waiting.setdefault(hop, {})[flow] = None
+            self._waiting.setdefault(self._hop(flow), {})[flow] = None
             return False
         if mac != flow.mac:
             ends = (*flow.local, *flow.remote)
@@ -358,6 +316,9 @@ class TcpLayer:
             self._blocked[flow] = None
             return False
         return True
+
+    def _hop(self, flow: Flow) -> bytes:
+        return self.interface.next_hop(flow.remote[0]) or flow.remote[0]
 
     def unblock(self) -> None:
         """A port that took no frames takes them again: its flows are ready."""
@@ -376,9 +337,16 @@ class TcpLayer:
             return
         at = conn.deadline()
         if at is not None and (flow.timer is None or at < flow.timer):
-            flow.timer = at
-            self._serial += 1
-            heapq.heappush(self._timers, (at, self._serial, flow))
+            self._arm(flow, at)
+
+    def _arm(self, flow: Flow, at: float) -> None:
+        """Wake a flow at `at`; what it had before stays in the heap until there is too much."""
+        flow.timer = at
+        self._serial += 1
+        if len(self._timers) > TIMERS_SLACK + 2 * len(self.flows):
+            self._timers = [one for one in self._timers if one[2].timer == one[0]]
+            heapq.heapify(self._timers)
+        heapq.heappush(self._timers, (at, self._serial, flow))
 
     def expire(self, now: float) -> None:
         """Make the flows whose time has come ready."""
@@ -396,9 +364,7 @@ class TcpLayer:
         if due is not None and due <= now:
             self.ready(flow)
         elif due is not None:
-            flow.timer = due
-            self._serial += 1
-            heapq.heappush(self._timers, (due, self._serial, flow))
+            self._arm(flow, due)
 
     def deadline(self) -> float | None:
         """Return when `expire` has something to do next."""

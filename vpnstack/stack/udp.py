@@ -39,6 +39,7 @@ class UdpCounters:
     datagrams_in: int = 0
     datagrams_out: int = 0
     no_port: int = 0
+    spoofed: int = 0  # from our own address, or from everybody's
     too_long: int = 0
     unresolved: int = 0
 
@@ -61,6 +62,9 @@ class UdpLayer:
         """Give a parsed datagram to its owner."""
         self.counters.datagrams_in += 1
         src, dst = access.source(f), access.destination(f)
+        if src in self.interface.local or src in self.interface.broadcasts:
+            self.counters.spoofed += 1
+            return
         self.deliver((src, f.sport), (dst, f.dport), bytes(access.payload(f)), now, f)
 
     def deliver(

@@ -10,7 +10,7 @@ from pathlib import Path
 import dns.message
 import pytest
 
-from vpnstack.wire import arp, dhcp, ethernet, icmp, ip, names, ndp
+from vpnstack.wire import arp, dhcp, dhcpv6, ethernet, icmp, igmp, ip, mld, names, ndp
 
 A4, B4 = b"\xc0\xa8\x7f\x02", b"\xc0\xa8\x7f\x01"
 A6, B6 = ip.eui64(b"\x02\0\0\0\0\x02"), ip.eui64(b"\x02\0\0\0\0\x01")
@@ -25,6 +25,15 @@ PACKETS = [
     ip.emit(ip.Repr(A6, B6, ip.DESTINATION), bytes([ip.FRAGMENT, 0]) + bytes(22)),
 ]
 DISCOVER = dhcp.Repr(1, 1, MAC, ((53, b"\x01"), (55, bytes(range(1, 122))), (61, b"\0id")))
+G4, G6 = b"\xef\1\1\1", ip.ALL_NODES
+OFFER = dhcp.Repr(
+    2, 1, MAC, ((53, b"\2"), (54, B4), (51, b"\0\0\1\0"), (1, b"\xff\xff\0\0")), yiaddr=A4
+)
+REPLY = dhcpv6.Repr(
+    dhcpv6.Type.ADVERTISE, 1, ia_na=(dhcpv6.IaNa(1, 9, 9, (dhcpv6.Address(B6, 9, 9),)),),
+    ia_pd=(dhcpv6.IaPd(1, 9, 9, (dhcpv6.Prefix(B6, 64, 9, 9),)),), search=("a.example",),
+)  # fmt: skip
+REDIRECT = ndp.Redirect(A6, B6, MAC, PACKETS[0])
 SEEDS = [
     [arp.emit(arp.request(MAC, A4, B4))],
     [ethernet.emit(ethernet.Repr(MAC, MAC, 0x800), b"")],
@@ -39,6 +48,14 @@ SEEDS = [
     [dhcp.emit(DISCOVER), dhcp.emit(DISCOVER)[:270]],
     [dns.message.make_query("host.internal", "A", use_edns=0).to_wire()],
     [b"nameserver 1.2.3.4\nnameserver fe80::1%lo\n", b"1.2.3.4 a b # c\n::2 d..e\n"],
+    [igmp.emit(igmp.Query(G4, sources=(A4,))), igmp.emit(igmp.Report(G4))],
+    [
+        mld.emit(mld.Query(G6, sources=(A6,)), A6, B6),
+        mld.emit(mld.ReportV2((mld.Record(mld.Mode.ALLOW, G6, (A6,)),)), A6, B6),
+    ],
+    [dhcp.emit(OFFER), dhcpv6.emit(REPLY)],
+    [b"\x83\x07\4\x0a\0\0\1\0", igmp.ROUTER_ALERT],
+    [ndp.emit(RA, A6, B6), ndp.emit(REDIRECT, A6, B6)],
 ]
 
 

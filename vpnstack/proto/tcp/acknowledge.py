@@ -9,6 +9,7 @@ from .segment import FIN
 from .seq import MASK, unwrap
 from .state import Input, State
 
+CLOSED, CWR, RTO = State.CLOSED, Phase.CWR, Rtx.RTO  # looked up at every ACK
 CHALLENGES = 10  # a second and connection
 
 
@@ -70,7 +71,7 @@ def acknowledge(c: Block, ack: int, wnd: int, seq: int, n: int, flags: int,
                 c.cc.on_rate(rate.sample(c, sacked, flight, 0.0), now)
             c.wants_transmit = True
         c.retries = 0 if not c.snd_wnd else c.retries
-    return c.state is not State.CLOSED
+    return c.state is not CLOSED
 
 
 def _probe_answered(c: Block) -> None:
@@ -128,8 +129,10 @@ def _advance(c: Block, ack: int, ts: tuple[int, int] | None, sacks: tuple[tuple[
         if dsack:
             rack.on_dsack(c)
             undo.on_dsack(c, *sacks[0])
-    rate.on_ack(c, fresh + sacked, now)
-    if c.undo is not None and c.phase > Phase.CWR and undo.echo_is_older(c, ts):
+    sb.delivered = delivered = sb.delivered + fresh + sacked  # `rate.on_ack`, without the call
+    if sb.sampled is not None:
+        sb.stamp = (delivered, now, sb.sampled.time, delivered < sb.idle_mark)
+    if c.undo is not None and c.phase > CWR and undo.echo_is_older(c, ts):
         undo.revert(c)
     if c.tlp_end and ack >= c.tlp_end:
         rack.on_probe_acked(c, ack, dsack, flight, now)
@@ -140,7 +143,7 @@ def _advance(c: Block, ack: int, ts: tuple[int, int] | None, sacks: tuple[tuple[
         pmtud.on_ack(c, c.pmtu, now)
     if c.cc.cwnd * 4 > c.snd_buf.limit < c.config.snd_buf:
         autotune.on_window(c)
-    c.rtx_mode = Rtx.RTO
+    c.rtx_mode = RTO
     if sb.records:
         rack.arm(c, now)  # RFC 6298, 5.3
     else:

@@ -22,6 +22,9 @@ from .seq import before, unwrap
 from .state import Input, State
 from .statistics import Statistics, snapshot
 
+# Looked up at every segment.
+SYN_SENT, SYN_RECEIVED, ESTABLISHED = State.SYN_SENT, State.SYN_RECEIVED, State.ESTABLISHED
+
 _NO_MEMORY = memoryview(b"")
 
 
@@ -72,7 +75,7 @@ class Connection(Block):
     def receive(self, seg: Segment, now: float) -> None:
         """Take one segment, of any size, from the peer."""
         state = self.state
-        if state >= State.SYN_RECEIVED:
+        if state >= SYN_RECEIVED:
             receiving.synchronized(self, seg, now)
         elif state is State.SYN_SENT:
             self.n_segs_in += 1
@@ -101,7 +104,7 @@ class Connection(Block):
         if due is not None and now >= due:
             timer.expire(self, now, out)
         state = self.state
-        if state >= State.ESTABLISHED:
+        if state >= ESTABLISHED:
             if self.sb.lost or self.fin_seq < 0:
                 sending.data(self, now, budget, out)
             if self.ack_now:
@@ -111,7 +114,7 @@ class Connection(Block):
                     out.append(sending.pure_ack(self, now))
                     extra -= 1
             self.dup_acks_out = 0
-        elif state >= State.SYN_SENT:
+        elif state >= SYN_SENT:
             sending.handshake(self, now, out)
         if self.reset_out is not None:
             out.append(self.reset_out)
@@ -242,7 +245,7 @@ class Connection(Block):
         if n > self.queue.queued:
             raise UsageError(f"expected at most {self.queue.queued} bytes to consume, found {n}")
         self.queue.consume(n)
-        if not self.ack_now and self.state >= State.ESTABLISHED and sending.update_due(self):
+        if not self.ack_now and self.state >= ESTABLISHED and sending.update_due(self):
             self.ack_now = self.wants_transmit = True
 
     def own(self) -> None:

@@ -12,6 +12,8 @@ from .block import OFF, Block, Phase, Rtx
 from .scoreboard import OUT, Sent
 from .state import State
 
+DISORDER = Phase.DISORDER  # looked up at every ACK
+
 MAX_ACK_DELAY = 0.2  # RFC 8985, 7.2: what a peer may wait before it acknowledges one segment
 MAX_MULT = 20  # RFC 8985, 6.2: steps by which DSACKs widen the window
 PERSIST = 16  # recoveries for which a widened window is kept
@@ -68,13 +70,7 @@ def on_recovered(c: Block) -> None:
 
 def probe_time(c: Block, now: float) -> float:
     """Return when to probe for the tail, OFF where no probe may be sent (RFC 8985, 7.2)."""
-    if (
-        c.state < State.ESTABLISHED
-        or not c.sack_ok
-        or c.phase > Phase.DISORDER
-        or c.tlp_end
-        or c.sb.sacked
-    ):
+    if not c.sack_ok or c.phase > DISORDER or c.tlp_end or c.sb.sacked:
         return OFF
     if not c.sb.records or c.snd_nxt > c.snd_una + c.snd_wnd:  # never beyond a shrunken window
         return OFF

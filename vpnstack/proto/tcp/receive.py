@@ -11,6 +11,7 @@ from .segment import ACK, CWR, ECE, FIN, PSH, RST, SYN, URG, Buffer, Segment, re
 from .seq import HALF, MASK, unwrap
 from .state import Input, State
 
+CLOSED, ESTABLISHED = State.CLOSED, State.ESTABLISHED  # looked up at every segment
 PAWS_IDLE = 24 * 86400.0  # RFC 7323, 5.5: TS.Recent is too old to be trusted
 
 
@@ -44,7 +45,7 @@ def syn_sent(c: Block, seg: Segment, now: float) -> None:
     flags = seg.flags
     acceptable = False
     if flags & ACK:
-        acceptable = unwrap(seg.ack, c.iss) == c.iss + 1
+        acceptable = unwrap(seg.ack, c.iss) == c.iss + 1 == c.snd_nxt
         if not acceptable:
             c.reset_out = reset_for(seg)
             c.wants_transmit = c.reset_out is not None
@@ -129,13 +130,15 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
         return
     c.last_recv = now
     ack = c.snd_una + ((wire_ack - c.snd_una + HALF) & MASK) - HALF
-    if c.state < State.ESTABLISHED and not _ack_of_syn(c, ack, wnd, seq, seg, now):
+    if c.state < ESTABLISHED and not _ack_of_syn(c, ack, wnd, seq, seg, now):
         return
     flight = c.sb.pipe if flags & ECE else 0
     if not acknowledge(c, ack, wnd, seq, n, flags, ts, sacks, now):
         return
     if flags & ECE and c.ecn:
         ecn.on_echo(c, flight, now)
+    if flags & FIN and c.rcv_fin < 0:  # there is one end, the first that was told
+        c.rcv_fin = seq + n
     if n:
         size = size or n
         if size > c.rcv_mss or autotune.MSS_MIN <= size < c.rcv_mss:
@@ -145,13 +148,12 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
         if flags & URG and urg:
             _urgent(c, seq + urg)
         _text(c, seq, body, now)
-        if now >= c.drs_at and c.state is not State.CLOSED:
+        if now >= c.drs_at and c.state is not CLOSED:
             autotune.on_round(c, ts, now)
     if flags & FIN:
-        c.rcv_fin = seq + n
         c.ack_now = True
         c.wants_transmit = True
-    if c.rcv_fin == c.rcv_nxt and c.state is not State.CLOSED:
+    if c.rcv_fin == c.rcv_nxt and c.state is not CLOSED:
         _fin(c, now)
 
 
@@ -227,7 +229,7 @@ def _syn(c: Block, seq: int, now: float) -> None:
 
 def _ack_of_syn(c: Block, ack: int, wnd: int, seq: int, seg: Segment, now: float) -> bool:
     """RFC 9293, 3.10.7.4, fifth, SYN_RECEIVED."""
-    if ack != c.iss + 1:
+    if not ack == c.iss + 1 == c.snd_nxt:  # the SYN-ACK may still wait for a neighbour
         c.reset_out = reset_for(seg)
         c.wants_transmit = True
         return False
@@ -278,10 +280,12 @@ def _text(c: Block, seq: int, body: Buffer, now: float) -> None:
 def _fill(c: Block, assembler: Assembler) -> None:
     """Move what has become contiguous; RFC 5681, 4.2: acknowledge at once when a gap closes."""
     for piece in assembler.pop(c.rcv_nxt):
+        if 0 <= c.rcv_fin < c.rcv_nxt + len(piece):  # beyond the peer's own FIN
+            piece = piece[: c.rcv_fin - c.rcv_nxt]
         c.rcv_nxt += len(piece)
         c.n_bytes_received += len(piece)
         c.queue.append(piece)
-    if not assembler.ranges:
+    if not assembler.ranges or c.rcv_fin == c.rcv_nxt:
         c.assembler = None
     c.ack_now = c.wants_transmit = True
 

@@ -14,6 +14,7 @@ from .scoreboard import OUT, SACKED, Sent
 from .state import State
 
 DUP_THRESH = 3
+CWR, RECOVERY, LOSS = Phase.CWR, Phase.RECOVERY, Phase.LOSS  # looked up at every ACK
 
 
 def take_sacks(c: Block, blocks: list[tuple[int, int]], now: float) -> int:
@@ -53,27 +54,27 @@ def on_ack(c: Block, acked: int, sacked: int, duplicate: bool, flight: int, rtt:
     """
     if c.frto:
         undo.frto(c, acked, bool(sacked) or duplicate)
-    if c.phase >= Phase.CWR and c.snd_una >= c.recover:
+    if c.phase >= CWR and c.snd_una >= c.recover:
         _leave(c, now)
     sb = c.sb
     lost = False
     if c.sack_ok:
         if sb.sacked or c.phase:
             lost = rack.detect(c, now)
-    elif duplicate or c.phase is Phase.RECOVERY:
+    elif duplicate or c.phase is RECOVERY:
         lost = _newreno(c, acked, duplicate)
     phase = c.phase
-    if phase is not Phase.RECOVERY:
+    if phase is not RECOVERY:
         if acked:
             c.dup_acks_in = sb.dup_bytes = 0
-        if acked and (phase is not Phase.CWR or not c.cc.prr):
+        if acked and (phase is not CWR or not c.cc.prr):
             _grow(c, acked, rtt, flight, now)
-        if lost and phase is not Phase.LOSS:
+        if lost and phase is not LOSS:
             if c.pmtu is not None and pmtud.lost_alone(c):
                 c.rtx_credit = sb.lost  # RFC 4821, 7.5: a probe's loss is no congestion
                 return
             _enter(c, flight + acked, now)
-        elif phase is not Phase.CWR:
+        elif phase is not CWR:
             return
     elif acked and not c.cc.prr:
         c.cc.on_ack(acked, rtt, now, flight)
@@ -126,7 +127,7 @@ def begin(c: Block, phase: Phase, flight: int) -> None:
 def _reduce(c: Block, delivered: int, safe: bool) -> None:
     """RFC 6937 with the safe-ACK rule of its revision: spread the reduction over the recovery."""
     cc = c.cc
-    if not Phase.CWR <= c.phase <= Phase.RECOVERY or not cc.prr:
+    if not CWR <= c.phase <= RECOVERY or not cc.prr:
         return
     c.prr_delivered += delivered
     pipe = c.sb.pipe

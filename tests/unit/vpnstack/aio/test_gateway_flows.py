@@ -181,6 +181,7 @@ async def test_data_behind_both_ends_reaches_a_slow_host() -> None:
         await until(lambda: gateway.tcp.bridges)
         [bridge] = gateway.tcp.bridges
         bridge._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        bridge.flow.conn.rcv_buf = 1 << 20  # as it would be after a while of reading
         chunks = [os.urandom(1 << 16) for _ in range(14)]
         for chunk in chunks:
             writer.write(chunk)

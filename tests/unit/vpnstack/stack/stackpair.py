@@ -9,9 +9,9 @@ from vpnstack.core.access import parse_burst
 from vpnstack.core.burst import Burst
 from vpnstack.link.pair import PairPort, pair
 from vpnstack.proto.tcp.block import Event
+from vpnstack.stack.flow import Flow
 from vpnstack.stack.interface import Interface, InterfaceConfig, Wire, addresses_of
 from vpnstack.stack.stack import Stack
-from vpnstack.stack.tcp import Flow
 from vpnstack.wire import arp, icmp, ip, ndp
 
 HOST_MAC, GUEST_MAC = b"\x02\0\0\0\0\x01", b"\x02\0\0\0\0\x02"

@@ -1,0 +1,77 @@
+"""A TCP connection in its place: its ends, who owns it, and what the stack remembers of it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from ..proto.tcp.connection import Connection
+from . import headers
+
+
+class FlowTable(Protocol):
+    """What a flow asks of the layer that holds it."""
+
+    def ready(self, flow: Flow) -> None:
+        """Look at the flow again."""
+
+    def decided(self, flow: Flow) -> None:
+        """Its held SYN got an answer."""
+
+    def forget(self, flow: Flow) -> None:
+        """Take it out of the table."""
+
+
+class FlowOwner(Protocol):
+    """Who is told about a flow; calls on the flow are allowed from inside."""
+
+    def flow_event(self, flow: Flow, now: float) -> None:
+        """Something happened: take `flow.conn.next_event()` until there is none."""
+
+
+class Acceptor(Protocol):
+    """Who is asked about a SYN; the flow is held, and answered by one of its three methods."""
+
+    def flow_arrived(self, flow: Flow, now: float) -> None:
+        """Set `flow.owner`, then accept, refuse or drop the flow, now or later."""
+
+
+class Flow:
+    """A connection with its ends: `local` and `remote` are (address, port), addresses packed."""
+
+    __slots__ = (
+        "_layer", "conn", "dirty", "key", "local", "mac", "owner", "ready", "remote", "template",
+        "timer",
+    )  # fmt: skip
+
+    def __init__(self, layer: FlowTable, key: bytes, conn: Connection) -> None:
+        src, sport, dst, dport = headers.unpack_key(key)
+        self._layer = layer
+        self.key = key
+        self.conn = conn
+        self.remote = (src, sport)
+        self.local = (dst, dport)
+        self.owner: FlowOwner | None = None
+        self.mac = self.template = b""
+        self.ready = self.dirty = False
+        self.timer: float | None = None
+
+    def touch(self) -> None:
+        """Have the stack look at the connection again after a call that changed it."""
+        self._layer.ready(self)
+
+    def accept(self) -> None:
+        """Answer the held SYN: the connection is wanted."""
+        self._layer.decided(self)
+        self.conn.accept()
+        self.touch()
+
+    def refuse(self) -> None:
+        """Answer the held SYN with a reset."""
+        self._layer.decided(self)
+        self.conn.refuse()
+        self.touch()
+
+    def drop(self) -> None:
+        """Forget the flow without a word to the peer."""
+        self._layer.decided(self)
+        self._layer.forget(self)
