@@ -33,6 +33,8 @@ from vpnstack.stack.stack import default_tcp_config
 KERNEL = {4: "10.11.0.1", 6: "fd11::1"}
 OURS = {4: "10.11.0.2", 6: "fd11::2"}
 PREFIX = {4: 24, 6: 64}
+ROUTER = {4: "10.12.0.1", 6: "fd12::1"}
+FAR = {4: "10.12.0.2", 6: "fd12::2"}
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
 ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
 T = TypeVar("T")
@@ -145,6 +147,25 @@ class Kernel(Namespace):
         return bytes.fromhex(self.inside(Path("/sys/class/net/tap0/address").read_text))
 
 
+class Far(Namespace):
+    """A kernel behind the kernel on the TAP, which forwards to it over a link with an MTU."""
+
+    def __init__(self, router: Kernel, mtu: int) -> None:
+        super().__init__("kpeer-far")
+        router.sysctl(ip_forward=1, ipv6__conf__all__forwarding=1)
+        for ns in (router, self):
+            ns.sysctl(ipv6__conf__default__accept_dad=0)
+        router.ip("link", "add", "veth0", "type", "veth", "peer", "veth0", "netns", self.name)
+        for ns, addresses in ((router, ROUTER), (self, FAR)):
+            for version, address in addresses.items():
+                nodad = ["nodad"] if version == 6 else []
+                ns.ip("addr", "add", f"{address}/{PREFIX[version]}", "dev", "veth0", *nodad)
+            ns.ip("link", "set", "veth0", "mtu", str(mtu), "up")
+        for version, mss in ((4, "1460"), (6, "1440")):  # the narrow place is not to be guessed
+            self.ip(f"-{version}", "route", "add", "default", "via", ROUTER[version], "advmss", mss)
+        self.sysctl(tcp_no_metrics_save=1, tcp_congestion_control="cubic")
+
+
 @pytest.fixture
 def kernel() -> Iterator[Kernel]:
     """A kernel's end, with CUBIC as its congestion control."""
@@ -194,34 +215,29 @@ class Wire:
     link: Impaired
     made: list[Ends]
 
-    async def connect(
-        self, version: int, role: str, *, port: int = 0, ours: str = "", theirs: str = ""
-    ) -> Ends:
-        """Connect with our end `active` or `passive`; the kernel's port is `port`, or any."""
-        theirs, ours = theirs or KERNEL[version], ours or OURS[version]
+    async def connect(self, version: int, role: str, far: Namespace | None = None) -> Ends:
+        """Connect with our end `active` or `passive`, to the kernel or to the one behind it."""
+        peer, address = (self.kernel, KERNEL[version]) if far is None else (far, FAR[version])
         async with asyncio.timeout(20):
-            if role == "active":
-                ends = await self._active(version, theirs, port)
-            else:
-                ends = await self._passive(version, ours, theirs, port)
+            connect = self._active if role == "active" else self._passive
+            ends = await connect(version, peer, address)
         self.made.append(ends)
         return ends
 
-    async def _active(self, version: int, address: str, port: int) -> Ends:
+    async def _active(self, version: int, peer: Namespace, address: str) -> Ends:
         loop = asyncio.get_running_loop()
-        listener = self.kernel.socket(version, socket.SOCK_STREAM, address, port)
-        with listener:
+        with peer.socket(version, socket.SOCK_STREAM, address) as listener:
             listener.listen()
             ours = await self.host.open_connection(address, listener.getsockname()[1])
             sock, _ = await loop.sock_accept(listener)
         return Ends(ours, await asyncio.open_connection(sock=sock), sock)
 
-    async def _passive(self, version: int, address: str, mine: str, port: int) -> Ends:
+    async def _passive(self, version: int, peer: Namespace, address: str) -> Ends:
         loop = asyncio.get_running_loop()
         arrived: asyncio.Future[Streams] = loop.create_future()
         server = await self.host.start_server(lambda r, w: arrived.set_result((r, w)), 0)
-        sock = self.kernel.socket(version, socket.SOCK_STREAM, mine, port)
-        await loop.sock_connect(sock, (address, server.port))
+        sock = peer.socket(version, socket.SOCK_STREAM, address)
+        await loop.sock_connect(sock, (OURS[version], server.port))
         ends = Ends(await arrived, await asyncio.open_connection(sock=sock), sock)
         server.close()
         return ends
@@ -235,6 +251,7 @@ async def wire(
     rx: Impairment | None = None,
     seed: int = 1,
     gateway: bool = False,
+    mac: str | None = None,
     port: Callable[[TapPort], Any] = lambda tap: tap,
     **config: Any,
 ) -> AsyncIterator[Wire]:
@@ -248,7 +265,7 @@ async def wire(
     link = Impaired(tap, loop, tx=tx, rx=rx, rng=random.Random(seed))
     addresses = [f"{a}/{PREFIX[v]}" for v, a in OURS.items()]
     routers = list(KERNEL.values()) if gateway else []
-    async with Host(link, addresses, gateway=routers, tcp=tcp, seed=seed) as host:
+    async with Host(link, addresses, gateway=routers, mac=mac, tcp=tcp, seed=seed) as host:
         net = Wire(kernel, host, link, [])
         try:
             yield net

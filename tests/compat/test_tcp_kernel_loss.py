@@ -174,7 +174,7 @@ async def test_the_kernels_application_stops_reading(kernel: Kernel, version: in
         ends.theirs[1].transport.pause_reading()  # type: ignore[attr-defined]
         data = random.Random(version).randbytes(8 * SIZE)
         sending = asyncio.ensure_future(send(ends.ours, data))
-        await until(lambda: not ends.info.tcpi_snd_wnd and ends.info.tcpi_probes >= 2, 20)
+        await until(lambda: not ends.info.tcpi_snd_wnd and ends.info.tcpi_backoff >= 3, 20)
         assert kernel.counters()["TCPToZeroWindowAdv"] > 0
         assert ends.info.state is State.ESTABLISHED
         ends.theirs[1].transport.resume_reading()  # type: ignore[attr-defined]
@@ -189,8 +189,8 @@ async def test_our_application_stops_reading(kernel: Kernel, version: int) -> No
         data = random.Random(version).randbytes(4 * SIZE)
         sending = asyncio.ensure_future(send(ends.theirs, data))
         await until(lambda: kernel.counters()["TCPWinProbe"] >= 2, 20)
-        assert "snd_wnd" not in kernel.ss(ends.sock) or kernel.ss(ends.sock)["snd_wnd"] == "0"
-        assert ends.info.tcpi_rcv_wnd == 0
+        assert kernel.ss(ends.sock).get("snd_wnd", "0") == "0"
+        assert ends.info.tcpi_rcv_wnd < 8  # less than a unit of the scaled window
         ends.ours[1].transport.resume_reading()  # type: ignore[attr-defined]
         await finish(sending, ends.ours, data)
 

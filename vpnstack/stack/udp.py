@@ -12,8 +12,8 @@ from ..wire import icmp, ip
 from . import headers
 from .interface import Datagram, Interface
 
-PAYLOAD_MAX = 65507
 HEADER_LEN = 8
+PAYLOAD_MAX = {4: 65535 - 20 - HEADER_LEN, 16: 65535 - HEADER_LEN}  # by the address's length
 
 Endpoint = tuple[bytes, int]  # an address of 4 or 16 bytes, and a port
 
@@ -97,7 +97,7 @@ class UdpLayer:
         if ttl is None:
             ttl = 1 if ip.is_multicast(remote[0]) else interface.hop_limit
         size = (20 if len(local[0]) == 4 else 40) + HEADER_LEN + len(data)
-        if len(data) > PAYLOAD_MAX:
+        if len(data) > PAYLOAD_MAX[len(remote[0])]:
             self.counters.too_long += 1
             return False
         self.counters.datagrams_out += 1
