@@ -8,6 +8,7 @@ and fresh memory would be cleared and faulted in each time.
 
 from __future__ import annotations
 
+from mmap import mmap
 from typing import Protocol
 
 from .segment import Buffer
@@ -18,23 +19,36 @@ SMALL = 2048  # pieces below this are joined: one-byte segments must not cost 50
 
 STOCK_OCTETS = 8 << 20  # memory that waits for rings, of all connections of the process
 
+MAPPED = 1 << 17  # from this size on memory goes back to the system at once, not to a heap
+
+Memory = bytearray | mmap
+
 _NOTHING = bytearray()
-_stock: dict[int, list[bytearray]] = {}  # by size
+_stock: dict[int, list[Memory]] = {}  # by size
 _stocked = 0  # octets in the stock
 
 
-def _take(size: int) -> bytearray:
+def _take(size: int) -> Memory:
     """Return memory of `size` octets, whatever they are: a ring shows only what was written."""
     global _stocked
     try:
         data = _stock[size].pop()
     except (KeyError, IndexError):  # also where another thread's loop was faster
-        return bytearray(size)
+        return _make(size)
     _stocked -= size
     return data
 
 
-def _give(data: bytearray) -> None:
+def _make(size: int) -> Memory:
+    if size >= MAPPED:
+        try:
+            return mmap(-1, size)
+        except OSError:  # vm.max_map_count
+            pass
+    return bytearray(size)
+
+
+def _give(data: Memory) -> None:
     """Keep memory that a ring has done with, unless the stock is full."""
     global _stocked
     size = len(data)
@@ -76,7 +90,7 @@ class RingBuffer:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._data = _NOTHING
+        self._data: Memory = _NOTHING
         self._head = 0
         self._len = 0
         self._was = FIRST_SIZE  # how large it was when it drained: it will be so again
