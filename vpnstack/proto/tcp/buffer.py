@@ -8,53 +8,16 @@ and fresh memory would be cleared and faulted in each time.
 
 from __future__ import annotations
 
-from mmap import mmap
 from typing import Protocol
 
+from ...core.memory import Memory, give, take
 from .segment import Buffer
 
 FIRST_SIZE = 4096
 CHUNK = 1 << 16  # what `writable` tries to offer in one piece
 SMALL = 2048  # pieces below this are joined: one-byte segments must not cost 50 bytes each
 
-STOCK_OCTETS = 8 << 20  # memory that waits for rings, of all connections of the process
-
-MAPPED = 1 << 17  # from this size on memory goes back to the system at once, not to a heap
-
-Memory = bytearray | mmap
-
 _NOTHING = bytearray()
-_stock: dict[int, list[Memory]] = {}  # by size
-_stocked = 0  # octets in the stock
-
-
-def _take(size: int) -> Memory:
-    """Return memory of `size` octets, whatever they are: a ring shows only what was written."""
-    global _stocked
-    try:
-        data = _stock[size].pop()
-    except (KeyError, IndexError):  # also where another thread's loop was faster
-        return _make(size)
-    _stocked -= size
-    return data
-
-
-def _make(size: int) -> Memory:
-    if size >= MAPPED:
-        try:
-            return mmap(-1, size)
-        except OSError:  # vm.max_map_count
-            pass
-    return bytearray(size)
-
-
-def _give(data: Memory) -> None:
-    """Keep memory that a ring has done with, unless the stock is full."""
-    global _stocked
-    size = len(data)
-    if size and _stocked + size <= STOCK_OCTETS:
-        _stocked += size
-        _stock.setdefault(size, []).append(data)
 
 
 class SendBuffer(Protocol):
@@ -120,7 +83,7 @@ class RingBuffer:
         size = min(size, max(self.limit, FIRST_SIZE))
         # A new object, never a resize: segments under way may still look into the old one, which
         # is why it does not go into the stock either.
-        data = _take(size)
+        data = take(size)
         if self._len:
             data[: self._len] = self.peek(0, self._len)
         self._data, self._head = data, 0
@@ -162,7 +125,7 @@ class RingBuffer:
 
     def _drained(self) -> None:
         self._was = max(len(self._data), FIRST_SIZE)
-        _give(self._data)
+        give(self._data)
         self._data = _NOTHING
         self._head = 0
 

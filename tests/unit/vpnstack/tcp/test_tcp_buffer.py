@@ -6,14 +6,15 @@ import random
 
 import pytest
 
-from vpnstack.proto.tcp import buffer
-from vpnstack.proto.tcp.buffer import FIRST_SIZE, STOCK_OCTETS, RingBuffer
+from vpnstack.core import memory
+from vpnstack.core.memory import STOCK_OCTETS
+from vpnstack.proto.tcp.buffer import FIRST_SIZE, RingBuffer
 
 
 @pytest.fixture(autouse=True)
 def _empty_stock(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(buffer, "_stock", {})
-    monkeypatch.setattr(buffer, "_stocked", 0)
+    monkeypatch.setattr(memory, "_stock", {})
+    monkeypatch.setattr(memory, "_stocked", 0)
 
 
 def filled(limit: int, octets: bytes) -> RingBuffer:
@@ -24,11 +25,11 @@ def filled(limit: int, octets: bytes) -> RingBuffer:
 
 def test_drained_ring_holds_nothing_and_takes_the_same_memory_again() -> None:
     ring = filled(1 << 20, bytes(300_000))
-    memory, size = ring._data, ring.allocated
+    held, size = ring._data, ring.allocated
     ring.release(300_000)
     assert ring.allocated == 0
     ring.write(b"x")
-    assert ring._data is memory
+    assert ring._data is held
     assert ring.allocated == size
 
 
@@ -58,8 +59,8 @@ def test_stock_is_bounded() -> None:
     rings = [filled(1 << 20, bytes(1 << 20)) for _ in range(12)]
     for ring in rings:
         ring.release(1 << 20)
-    assert buffer._stocked == STOCK_OCTETS
-    assert sum(len(d) for pieces in buffer._stock.values() for d in pieces) == STOCK_OCTETS
+    assert memory._stocked == STOCK_OCTETS
+    assert sum(len(d) for pieces in memory._stock.values() for d in pieces) == STOCK_OCTETS
 
 
 def test_many_rings_against_plain_bytes() -> None:
