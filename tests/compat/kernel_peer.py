@@ -85,13 +85,15 @@ class Namespace:
             self.inside(lambda path=path, value=value: path.write_text(str(value)))
 
     def counters(self) -> dict[str, int]:
-        """Return what nstat shows: the names of TcpExt, IpExt, Tcp, Ip and Icmp, and of Ip6."""
+        """Return what nstat shows, by name; IPv4's and TCP's also as `Tcp:InCsumErrors`."""
         found: dict[str, int] = {}
         for name in ("netstat", "snmp"):
             text = self.inside(lambda name=name: Path("/proc/thread-self/net", name).read_text())
             lines = [line.split() for line in text.splitlines()]
             for heads, values in zip(lines[::2], lines[1::2], strict=True):
-                found.update(zip(heads[1:], map(int, values[1:]), strict=True))
+                pairs = list(zip(heads[1:], map(int, values[1:]), strict=True))
+                found.update(pairs)
+                found.update((heads[0] + name, n) for name, n in pairs)
         text = self.inside(lambda: Path("/proc/thread-self/net/snmp6").read_text())
         found.update((name, int(n)) for name, n in map(str.split, text.splitlines()))
         return found

@@ -28,10 +28,14 @@ NARROW = 1300
 class Spy:
     """A TAP port that counts the ECN flags of the segments that pass, but for SYNs."""
 
-    def __init__(self, port: TapPort) -> None:
-        self.port = port
+    def __init__(self) -> None:
         self.sent: Counter[str] = Counter()
         self.received: Counter[str] = Counter()
+
+    def around(self, port: TapPort) -> Spy:
+        """Stand in front of `port`."""
+        self.port = port
+        return self
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.port, name)
@@ -65,13 +69,10 @@ def note(burst: Burst, into: Counter[str]) -> None:
 async def test_the_kernel_marks_our_congestion(kernel: Kernel, version: int, role: str) -> None:
     """A router marks what we send: the kernel echoes, we slow down, nothing is sent again."""
     kernel.sysctl(tcp_ecn=1)
-    spies: list[Spy] = []
-
-    def spy(tap: TapPort) -> Spy:
-        spies.append(Spy(tap))
-        return spies[0]
-
-    async with wire(kernel, tx=MARKING, rx=Impairment(latency=0.002), port=spy, ecn=1) as net:
+    spy = Spy()
+    async with wire(
+        kernel, tx=MARKING, rx=Impairment(latency=0.002), port=spy.around, ecn=1
+    ) as net:
         ends = await net.connect(version, role)
         await carry(ends.ours, ends.theirs, 3_000_000)
         link, info, told = net.link.link_statistics().tx, ends.info, kernel.counters()
@@ -80,7 +81,7 @@ async def test_the_kernel_marks_our_congestion(kernel: Kernel, version: int, rol
         assert told["InCEPkts" if version == 4 else "Ip6InCEPkts"] == link.marked
         assert link.lost == link.queue_full == info.tcpi_total_retrans == 0
         assert info.tcpi_delivered_ce > 0
-        assert spies[0].received["ECE"] > 0 < spies[0].sent["CWR"]
+        assert spy.received["ECE"] > 0 < spy.sent["CWR"]
 
 
 @both_families
@@ -88,13 +89,10 @@ async def test_the_kernel_marks_our_congestion(kernel: Kernel, version: int, rol
 async def test_we_echo_the_kernels_congestion(kernel: Kernel, version: int, role: str) -> None:
     """A router marks what the kernel sends: we echo until its CWR, it sends nothing again."""
     kernel.sysctl(tcp_ecn=1)
-    spies: list[Spy] = []
-
-    def spy(tap: TapPort) -> Spy:
-        spies.append(Spy(tap))
-        return spies[0]
-
-    async with wire(kernel, rx=MARKING, tx=Impairment(latency=0.002), port=spy, ecn=1) as net:
+    spy = Spy()
+    async with wire(
+        kernel, rx=MARKING, tx=Impairment(latency=0.002), port=spy.around, ecn=1
+    ) as net:
         ends = await net.connect(version, role)
         await carry(ends.theirs, ends.ours, 3_000_000)
         link, told = net.link.link_statistics().rx, kernel.counters()
@@ -102,7 +100,7 @@ async def test_we_echo_the_kernels_congestion(kernel: Kernel, version: int, role
         assert link.marked > 0
         assert link.lost == link.queue_full == told["RetransSegs"] == 0
         assert told["TCPDeliveredCE"] > 0
-        assert spies[0].sent["ECE"] > 0 < spies[0].received["CWR"]
+        assert spy.sent["ECE"] > 0 < spy.received["CWR"]
 
 
 @pytest.mark.parametrize("role", ["active", "passive"])

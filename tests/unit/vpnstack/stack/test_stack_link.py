@@ -144,9 +144,16 @@ def test_udp_both_ways(version: int, size: int) -> None:
     assert there.got == [((host, 53), (guest, 4000), data)]
 
 
-def test_udp_too_long() -> None:
+@pytest.mark.parametrize(("version", "size"), [(4, 65507), (6, 65527)])
+def test_udp_longest(version: int, size: int) -> None:
     net = Net()
-    assert not net.guest.stack.udp.send((GUEST4, 1), (HOST4, 2), bytes(65508), net.now)
+    guest, host = ENDS[version]
+    here = Udp()
+    net.host.stack.udp.ports[(None, 53)] = here
+    assert not net.guest.stack.udp.send((guest, 1), (host, 53), bytes(size + 1), net.now)
+    assert net.guest.stack.udp.send((guest, 1), (host, 53), bytes(size), net.now)
+    net.run()
+    assert here.got == [((guest, 1), (host, 53), bytes(size))]
 
 
 @VERSIONS
