@@ -26,6 +26,7 @@ from .aio.server import StackServer
 from .aio.streams import ClientConnected
 from .config import GatewayConfig
 from .errors import UsageError
+from .host.ping import PingForwarder
 from .host.policy import Policy
 from .host.publish import Published, PublishedTcp, PublishedUdp, bind
 from .host.tcp import TcpForwarder
@@ -117,8 +118,10 @@ class Gateway:
         wake = self.driver.wake
         self.tcp = TcpForwarder(self.stack, self.policy, self._loop, wake)
         self.udp = UdpForwarder(self.stack, self.policy, self._loop, wake)
+        self.ping = PingForwarder(self.stack, self.policy, self._loop, wake)
         self.stack.tcp.forward = self.tcp
         self.stack.udp.forward = self.udp
+        self.stack.icmp.forward = self.ping
         self._start_services([a.ip.packed for a in own], [a.ip.packed for a in hosts])
         return self
 
@@ -174,6 +177,7 @@ class Gateway:
         self._endpoints.close()
         self.tcp.close()
         self.udp.close()
+        self.ping.close()
         await self._dns.close()
         self.driver.flush()
         self.driver.close()

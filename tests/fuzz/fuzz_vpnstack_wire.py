@@ -14,11 +14,12 @@ from collections.abc import Callable
 from vpnstack.proto import dhcp_client, dhcpv6_client, ndhost, slaac
 from vpnstack.proto.dhcp import Config, Server
 from vpnstack.proto.dnscache import Key
+from vpnstack.proto.dnsmatch import matching
 from vpnstack.proto.icmp import Errors
 from vpnstack.proto.igmp import Host as IgmpHost
 from vpnstack.services.dns import Forwarder, question_for
 from vpnstack.services.names import parse_hosts
-from vpnstack.services.resolver import matching, parse_servers
+from vpnstack.services.resolver import parse_servers
 from vpnstack.wire import (
     arp,
     dhcp,

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import ipaddress
 import os
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from ..errors import UsageError
 from ..stack.stack import Stack
 from ..stack.udp import Endpoint
 from ..wire import icmp, ip
@@ -50,6 +53,10 @@ class StackDatagramTransport(asyncio.DatagramTransport):
         self._resolve = resolve
         self._protocol: asyncio.DatagramProtocol = asyncio.DatagramProtocol()
         self._closing = False
+        self._groups: Counter[bytes] = Counter()
+        self.ttl: int | None = None  # of single hosts; None: the link's
+        self.multicast_ttl = 1  # RFC 1112 6.1
+        self.multicast_loop = True  # what goes to a group reaches its members here too
         stack.udp.ports[local] = self
 
     def open(self, protocol: asyncio.DatagramProtocol) -> None:
@@ -87,13 +94,51 @@ class StackDatagramTransport(asyncio.DatagramTransport):
             target = (self._resolve(addr[0]), addr[1])
         else:
             target = self._remote
-        source = self._local[0] or self._stack.interface.source_for(target[0])
+        group = ip.is_multicast(target[0])
+        source = self._source(target[0])
         if source is None or len(source) != len(target[0]):
             self._soon(OSError(errno.ENETUNREACH, f"no address to reach {_text(target[0])} from"))
             return
         local = (source, self._local[1])
-        if not self._stack.udp.send(local, target, bytes(data), self._loop.time()):
+        ttl, octets = self.multicast_ttl if group else self.ttl, bytes(data)
+        if group and self.multicast_loop and target[0] in self._stack.groups:
+            self._loop.call_soon(self._loop_back, local, target, octets)
+        if group and ttl == 0:
+            return  # RFC 1112 6.1: to this host only
+        if not self._stack.udp.send(local, target, octets, self._loop.time(), ttl=ttl):
             self._soon(OSError(errno.EMSGSIZE, f"{len(data)} bytes are too long for a datagram"))
+        self._wake()
+
+    def _source(self, target: bytes) -> bytes | None:
+        bound = self._local[0]
+        if bound is not None and not ip.is_multicast(bound):
+            return bound
+        return self._stack.interface.source_for(target)
+
+    def _loop_back(self, local: Endpoint, group: Endpoint, data: bytes) -> None:
+        """Give what we sent to a group to its member on this host (RFC 1112 6.2)."""
+        self._stack.udp.deliver(local, group, data, self._loop.time(), None)
+
+    # Groups.
+
+    def join_group(self, group: str) -> None:
+        """Receive what is sent to `group` on our port, until `leave_group` or `close`.
+
+        A group is the host's: whoever has the port gets its datagrams (as Linux does by default).
+        """
+        addr = _group(group)
+        if not self._stack.groups.join(addr, self._loop.time()):
+            raise UsageError(f"no room for the group {group}: leave another one first")
+        self._groups[addr] += 1
+        self._wake()
+
+    def leave_group(self, group: str) -> None:
+        """Undo one `join_group`."""
+        addr = _group(group)
+        if self._groups[addr] < 1:
+            raise UsageError(f"expected a group that was joined, found {group}")
+        self._groups[addr] -= 1
+        self._stack.groups.leave(addr, self._loop.time())
         self._wake()
 
     def _soon(self, error: OSError) -> None:
@@ -108,6 +153,10 @@ class StackDatagramTransport(asyncio.DatagramTransport):
         if not self._closing:
             self._closing = True
             self._stack.udp.ports.pop(self._local, None)
+            for group in self._groups.elements():
+                self._stack.groups.leave(group, self._loop.time())
+            self._groups.clear()
+            self._wake()
             self._loop.call_soon(self._protocol.connection_lost, None)
 
     def abort(self) -> None:
@@ -127,3 +176,13 @@ class StackDatagramTransport(asyncio.DatagramTransport):
 
 def _text(addr: bytes | None) -> str:
     return "0.0.0.0" if addr is None else ip.format_address(addr)
+
+
+def _group(text: str) -> bytes:
+    try:
+        addr = ipaddress.ip_address(text).packed
+    except ValueError:
+        addr = b""
+    if not addr or not ip.is_multicast(addr):
+        raise UsageError(f"expected a multicast address, found {text!r}")
+    return addr

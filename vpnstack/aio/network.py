@@ -28,6 +28,7 @@ from ..link.impair import Impaired, ImpairedStatistics, Impairment
 from ..link.port import Port
 from ..link.virtual import cable
 from ..proto.tcp.config import Config
+from ..stack.autoconf import Config as AutoconfConfig
 from .host import Host
 from .relay import Fabric
 from .virtual import LIMIT, VirtualLoop
@@ -137,20 +138,28 @@ class Network:
         gateway: str | tuple[str, ...] = (),
         mac: str | None = None,
         tcp: Callable[[int, int], Config] | None = None,
+        autoconf: bool | AutoconfConfig = False,
+        dns: Iterable[str] = (),
     ) -> Host:
-        """Make a host; without `addresses` it gets the next one of each subnet."""
+        """Make a host; without `addresses` it gets the next one of each subnet.
+
+        With `autoconf` it gets what the network gives it; `await host.configured()` once linked.
+        """
         if name in self.hosts:
             raise UsageError(f"expected a new name for a host, found {name!r} again")
+        if addresses is None and autoconf:
+            addresses = ()
         if addresses is None:
             number = len(self.hosts) + 1
             addresses = [f"{n.network_address + number}/{n.prefixlen}" for n in self._subnets]
         host = Host(
             None, addresses, gateway=gateway, mac=mac, mtu=self.mtu, name=name, names=self._names,
-            tcp=tcp, seed=f"{self.seed}/host/{name}",
+            tcp=tcp, seed=f"{self.seed}/host/{name}", autoconf=autoconf, dns=dns,
         )  # fmt: skip
         host.start()
         self.hosts[name] = host
-        self._names[name] = [a.ip.packed for a in host.addresses]
+        if not autoconf:
+            self._names[name] = [a.ip.packed for a in host.addresses]
         self._groups[host] = host
         return host
 

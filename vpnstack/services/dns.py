@@ -20,8 +20,9 @@ import dns.rdataclass
 import dns.rdatatype
 
 from ..proto.dnscache import Cache, Key
+from ..proto.dnsmatch import NoAnswer
 from .names import Found, Names
-from .resolver import PAYLOAD, NoAnswer, Upstream
+from .resolver import PAYLOAD, Upstream
 
 HEADER_LEN = 12
 UDP_MIN = 512  # RFC 1035 4.2.1

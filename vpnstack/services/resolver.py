@@ -17,12 +17,11 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Protocol
 
-import dns.exception
 import dns.flags
 import dns.message
 import dns.rcode
 
-from ..errors import LinkError
+from ..proto.dnsmatch import NoAnswer, matching
 
 PORT = 53
 PAYLOAD = 1232  # the EDNS size that needs no fragments anywhere (RFC 9715)
@@ -30,10 +29,6 @@ SERVERS_MAX = 3  # MAXNS of resolv.conf(5)
 FILE_MAX = 65536
 
 Server = tuple[str, int]
-
-
-class NoAnswer(LinkError):
-    """No server gave an answer; the message names the last reason."""
 
 
 class Upstream(Protocol):
@@ -140,21 +135,6 @@ def parse_servers(lines: tuple[str, ...]) -> tuple[Server, ...]:
             continue
         found.append((words[1], PORT))
     return tuple(found[:SERVERS_MAX])
-
-
-def matching(question: dns.message.Message, wire: bytes) -> dns.message.Message | None:
-    """Return the answer in `wire` if it is one to `question` (RFC 5452 9.1), else None."""
-    try:
-        answer = dns.message.from_wire(wire, ignore_trailing=True)
-    except (dns.exception.DNSException, ValueError):
-        try:  # a truncated answer may stop in the middle of a record
-            answer = dns.message.from_wire(wire, question_only=True)
-        except (dns.exception.DNSException, ValueError):
-            return None
-        if not answer.flags & dns.flags.TC:
-            return None
-    ours = answer.id == question.id and answer.flags & dns.flags.QR
-    return answer if ours and answer.question == question.question else None
 
 
 class _Exchange(asyncio.DatagramProtocol):

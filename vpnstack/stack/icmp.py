@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from ..core import access
 from ..proto.icmp import Errors, addresses
@@ -13,6 +13,13 @@ from ..wire.malformed import Malformed
 from .interface import Interface
 
 LINK_HEADER = 14
+
+
+class EchoForwarder(Protocol):
+    """Who takes pings for hosts that are not ours."""
+
+    def echo_received(self, echo: icmp.Echo, src: bytes, dst: bytes, ttl: int, now: float) -> None:
+        """Take an echo request from `src`; `ttl` is what it arrived with, 2 or more."""
 
 
 @dataclass(slots=True)
@@ -32,6 +39,7 @@ class IcmpLayer:
         self.interface = interface
         self.errors = Errors(broadcasts=interface.broadcasts)
         self.counters = IcmpCounters()
+        self.forward: EchoForwarder | None = None
 
     def receive(self, f: Any, now: float) -> icmp.Error | None:
         """Take an ICMP frame that is not neighbour discovery; return an error to be handed on."""
@@ -45,8 +53,12 @@ class IcmpLayer:
         if isinstance(message, icmp.Error):
             self.counters.errors_in += 1
             return message if self._believed(message, src) else None
-        if not message.reply:
+        if message.reply:
+            return None
+        if self.forward is None or dst in self.interface.local or self._is_group(dst):
             self._answer(message, src, dst, now)
+        else:
+            self.forward.echo_received(message, src, dst, f.ttl, now)
         return None
 
     def _believed(self, error: icmp.Error, src: bytes) -> bool:
@@ -57,6 +69,9 @@ class IcmpLayer:
         believed = about == src or not self.interface.on_link(about)
         self.counters.errors_refused += not believed
         return believed
+
+    def _is_group(self, dst: bytes) -> bool:
+        return ip.is_multicast(dst) or dst == ip.BROADCAST_V4 or self.interface.is_broadcast(dst)
 
     def _answer(self, echo: icmp.Echo, src: bytes, dst: bytes, now: float) -> None:
         interface = self.interface

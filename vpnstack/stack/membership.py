@@ -31,6 +31,12 @@ class Membership:
             return False
         return (self.igmp if len(group) == 4 else self.mld).join(group, now)
 
+    def join_own(self, now: float) -> None:
+        """Join the solicited-node groups of our fixed addresses (RFC 4291 2.8)."""
+        groups = {ip.solicited_node(a) for a in self.interface.local if len(a) == 16}
+        for group in sorted(groups):
+            self.join(group, now)
+
     def leave(self, group: bytes, now: float) -> None:
         """Undo one `join`."""
         (self.igmp if len(group) == 4 else self.mld).leave(group, now)

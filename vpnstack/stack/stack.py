@@ -57,6 +57,8 @@ class Statistics:
     fragments_dropped: int  # at once: broken, or from where no answer can go
     wrong_vlan: int = 0
     source_routed: int = 0
+    own_source: int = 0  # packets that say they are from us (land)
+    ttl_exceeded: int = 0  # packets to be forwarded that had no hop left
 
 
 class Stack:
@@ -86,6 +88,7 @@ class Stack:
         self.groups = Membership(interface, rng)
         self._vlan = interface.config.vlan or 0
         self._wrong_vlan = self._source_routed = 0
+        self._own_source = self._ttl_exceeded = 0
         self._dropped = [0] * lib.FRAME_VERDICTS
         self._frames_in = self._frames_out = 0
         self._out = Burst()
@@ -127,6 +130,8 @@ class Stack:
     def _receive_ip(self, f: Any, now: float) -> None:
         if f.ip_version == 4 and f.head[f.l3] & 15 > 5 and self._bad_options(f, now):
             return
+        if self._from_us(f) or (self.forwarding and f.ttl <= 1 and self._out_of_hops(f, now)):
+            return
         if f.is_frag:
             whole = self._reassemble(f, now)
             if whole is None:
@@ -145,6 +150,27 @@ class Stack:
             self.groups.receive_igmp(f, now)
         elif self._for_us(f) and not self.registry.receive_ip(f, now) and proto != ip.NO_NEXT:
             self.icmp.report(f, Kind.PROTOCOL_UNREACHABLE, now)
+
+    def _from_us(self, f: Any) -> bool:
+        """Tell whether a packet claims our own address as its source (land attack).
+
+        A neighbour's discovery message may: it has our address too, which is a conflict to see.
+        """
+        if access.source(f) not in self.interface.local:
+            return False
+        if f.proto == ip.ICMPV6 and f.ip_version == 6 and 133 <= f.sport >> 8 <= 137:
+            return False
+        self._own_source += 1
+        return True
+
+    def _out_of_hops(self, f: Any, now: float) -> bool:
+        """Answer a packet for elsewhere that may go no further (RFC 1812 5.3.1, RFC 8200 3)."""
+        dst = access.destination(f)
+        if dst in self.interface.local or self._is_group(f):
+            return False
+        self._ttl_exceeded += 1
+        self.icmp.report(f, Kind.TTL_EXCEEDED, now)
+        return True
 
     def _bad_options(self, f: Any, now: float) -> bool:
         """Tell whether an IPv4 packet's options forbid to take it."""
@@ -317,6 +343,8 @@ class Stack:
             fragments_dropped=self.fragments.dropped,
             wrong_vlan=self._wrong_vlan,
             source_routed=self._source_routed,
+            own_source=self._own_source,
+            ttl_exceeded=self._ttl_exceeded,
         )
 
 

@@ -14,8 +14,8 @@ import dns.rdatatype
 import dns.rrset
 import pytest
 
+from vpnstack.proto.dnsmatch import NoAnswer
 from vpnstack.services.dns import Forwarder
-from vpnstack.services.resolver import NoAnswer
 
 V4, V6 = b"\xc0\xa8\x7f\xfe", bytes.fromhex("fd0001270000000000000000000000fe")
 OWN = {"host.internal": (V4, V6), "vm1.internal": (b"\xc0\xa8\x7f\x02",)}

@@ -17,8 +17,9 @@ import dns.rrset
 import pytest
 import uvloop
 
+from vpnstack.proto.dnsmatch import NoAnswer
 from vpnstack.services.dns import Forwarder
-from vpnstack.services.resolver import Config, NoAnswer, Resolver
+from vpnstack.services.resolver import Config, Resolver
 
 
 def reply(question: dns.message.Message, *texts: str) -> dns.message.Message:

@@ -14,8 +14,8 @@ import dns.rcode
 import dns.rrset
 import pytest
 
-from vpnstack.services.resolver import NoAnswer
-from vpnstack.services.stub import Config, NameNotFound, Stub
+from vpnstack.aio.stub import Config, NameNotFound, Stub
+from vpnstack.proto.dnsmatch import NoAnswer
 from vpnstack.wire.ip import parse_address
 
 ZONE = {

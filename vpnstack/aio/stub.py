@@ -29,7 +29,7 @@ import dns.rdatatype
 
 from ..errors import LinkError
 from ..proto.dnscache import Cache, Key
-from .resolver import NoAnswer, matching
+from ..proto.dnsmatch import NoAnswer, matching
 
 PORT = 53
 PAYLOAD = 1232
