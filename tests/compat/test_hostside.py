@@ -365,42 +365,6 @@ async def test_kernel_reports_to_our_query(require: Any, tmp_path: Path, family:
         joining.cancel()
 
 
-async def test_ping_through_a_vlan(require: Any) -> None:
-    require("root", "ip", "ping")
-    async with node("10.8.0.2/24", "fd00:a::2/64", vlan=77) as peer:
-        if "Unknown device" in peer.sh("ip link add link tap0 name v77 type vlan id 77 2>&1; :"):
-            pytest.skip("this kernel has no 802.1Q")
-        peer.sh("ip link set v77 up")
-        peer.sh("ip link add link tap0 name v78 type vlan id 78 && ip link set v78 up")
-        peer.sh("ip addr add 10.8.0.1/24 dev v77; ip addr add fd00:a::1/64 dev v77 nodad")
-        peer.sh("ip addr add 10.8.1.1/24 dev v78; ip addr add fd00:a::1/64 dev tap0 nodad")
-        for command in ("ping -c 3 -i 0.2 10.8.0.2", "ping -6 -I v77 -c 3 -i 0.2 fd00:a::2"):
-            assert " 0% packet loss" in await peer.run(command)
-        assert " 0% packet loss" in await peer.run("ping -c 3 -i 0.2 -s 1472 -M do 10.8.0.2")
-        before = peer.stack.statistics().echoes_answered
-        assert "100% packet loss" in await peer.run("ping -c 1 -W 1 -I v78 10.8.0.2")
-        assert peer.stack.statistics().echoes_answered == before
-        assert peer.stack.statistics().wrong_vlan > 0
-
-
-TAGGED = """
-import socket, struct
-s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
-s.bind(("tap0", 0)); s.settimeout(5); s.setsockopt(263, 8, 1)  # PACKET_AUXDATA
-mac = bytes.fromhex("020000000055")
-for vid in (78, 77):
-    ask = bytes.fromhex("0001080006040001") + mac + bytes([10, 8, 0, 1])
-    ask += bytes(6) + bytes([10, 8, 0, 2])
-    s.send(b"\\xff" * 6 + mac + struct.pack("!HHH", 0x8100, vid, 0x806) + ask)
-while True:
-    frame, extra, _, _ = s.recvmsg(2000, 100)
-    if frame[:6] == mac:
-        break
-tci = struct.unpack_from("IIIHHHH", extra[0][2])[5]
-print(frame[12:14].hex(), tci & 0xfff, frame[28:32].hex())
-"""
-
-
 async def test_kernel_reads_our_tag(require: Any, tmp_path: Path) -> None:
     """The kernel takes the tag off our answer and tells its number; VLAN 78 gets no answer."""
     require("root", "ip", "python3")

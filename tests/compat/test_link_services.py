@@ -286,8 +286,9 @@ def test_udhcpc_gets_and_renews_a_lease(link: tuple[str, Gateway], tmp_path: Pat
     options = f"-f -i eth0 -t 3 -T 1 -x hostname:vm1 -s {script(tmp_path / 'script')}"
     asked = "-O mtu -O search -O staticroutes -O broadcast"
     sh(
+        "wait_for() { for i in $(seq 100); do [ -e $1 ] && return; sleep 0.1; done; };"
         f"OUT={out} ip netns exec {ns} busybox udhcpc {options} {asked} & P=$!;"
-        " sleep 1; kill -USR1 $P; sleep 1; kill $P; wait $P; true"
+        f" wait_for {out}.bound; kill -USR1 $P; wait_for {out}.renew; kill $P; wait $P; true"
     )
     env = (tmp_path / "env.bound").read_text()
     for line in (
