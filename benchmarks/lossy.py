@@ -138,7 +138,7 @@ def cubic(version: int, mtu: int) -> Config:
 def imperfect(ns: Namespace, link: Impairment, seed: int, *, sends: bool) -> Impaired:
     """A namespace's TAP behind the link; `sends`: its kernel is the sender.
 
-    `Impaired` draws a stream of chances for `tx`, then one for `rx`: the data always has the second.
+    `Impaired` draws a stream of chances for `tx`, then one for `rx`: data always has the second.
     """
     rng = random.Random(seed)
     if not sends:
