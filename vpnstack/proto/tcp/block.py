@@ -71,8 +71,9 @@ class Block:
         "last_send", "max_snd_wnd", "mss", "n_bytes_acked", "n_bytes_received", "n_bytes_retrans",
         "n_bytes_sent", "n_ce", "n_data_in", "n_data_out", "n_delivered_ce", "n_dsack",
         "n_out_of_order", "n_retrans", "n_segs_in", "n_segs_out", "n_timeouts", "n_undone",
-        "pace_at", "peer_mss", "phase", "pmtu", "probes", "prr_delivered", "prr_flight", "prr_out",
-        "queue", "rack_end", "rack_mult", "rack_persist", "rack_round", "rack_rtt", "rack_time",
+        "pace_at", "peak", "peak_end", "peer_mss", "phase", "pmtu", "probes", "prr_delivered",
+        "prr_flight", "prr_out", "queue", "rack_end", "rack_mult", "rack_persist", "rack_round",
+        "rack_rtt", "rack_time",
         "rcv_adv", "rcv_buf", "rcv_fin", "rcv_mss", "rcv_nxt", "rcv_size", "rcv_up", "rcv_wscale",
         "recover", "repair", "repair_end", "reset_out", "retries", "rtt", "rtx_credit", "rtx_mode",
         "sack_ok", "sb", "short", "snd_buf", "snd_mss", "snd_nxt", "snd_sml", "snd_una", "snd_up",
@@ -118,6 +119,8 @@ class Block:
         self.cc = config.congestion(self.mss)
         self.phase = Phase.OPEN
         self.recover = iss
+        self.peak = 0  # the most in flight in this round trip, which ends with `peak_end`
+        self.peak_end = iss
         self.dup_acks_in = 0
         self.prr_delivered = 0
         self.prr_out = 0

@@ -68,12 +68,12 @@ def on_ack(c: Block, acked: int, sacked: int, duplicate: bool, flight: int, rtt:
         if acked:
             c.dup_acks_in = sb.dup_bytes = 0
         if acked and (phase is not CWR or not c.cc.prr):
-            _grow(c, acked, rtt, flight, now)
+            _grow(c, acked, rtt, now)
         if lost and phase is not LOSS:
             if c.pmtu is not None and pmtud.lost_alone(c):
                 c.rtx_credit = sb.lost  # RFC 4821, 7.5: a probe's loss is no congestion
                 return
-            _enter(c, flight + acked, now)
+            _enter(c, flight, c.snd_nxt - c.snd_una + acked, now)
         elif phase is not CWR:
             return
     elif acked and not c.cc.prr:
@@ -90,20 +90,27 @@ def on_reorder_timer(c: Block, now: float) -> None:
             if c.pmtu is not None and pmtud.lost_alone(c):
                 c.rtx_credit = c.sb.lost
                 return
-            _enter(c, flight, now)
+            _enter(c, flight, c.snd_nxt - c.snd_una, now)
         _reduce(c, 0, False)
 
 
-def _grow(c: Block, acked: int, rtt: float, flight: int, now: float) -> None:
-    """Let the window grow if it was used (RFC 7661): half of it in slow start, most of it after."""
-    cc = c.cc
-    used = flight * 2 if cc.cwnd < cc.ssthresh else flight + (flight >> 1)
+def _grow(c: Block, acked: int, rtt: float, now: float) -> None:
+    """Let the window grow if it was used (RFC 7661): half of it in slow start, most of it after.
+
+    What counts is the flight when data last left: within a burst of ACKs it only shrinks.
+    """
+    cc, peak = c.cc, c.peak
+    used = peak * 2 if cc.cwnd < cc.ssthresh else peak + (peak >> 1)
     if used >= cc.cwnd:
-        cc.on_ack(acked, rtt, now, flight)
+        cc.on_ack(acked, rtt, now, peak)
 
 
-def _enter(c: Block, flight: int, now: float) -> None:
-    """Begin fast recovery (RFC 6582 3.2 step 2, RFC 6675 section 5 step 4)."""
+def _enter(c: Block, flight: int, size: int, now: float) -> None:
+    """Begin fast recovery (RFC 6582 3.2 step 2, RFC 6675 section 5 step 4).
+
+    `size` is RFC 5681's FlightSize: what SACKs and losses took from `flight` is part of the window
+    that was too large, and the controller reduces from all of it.
+    """
     c.rtx_credit = c.mss
     if c.phase is Phase.CWR:  # RFC 3168, 6.1.2: reduced once in this round trip is enough
         c.phase = Phase.RECOVERY
@@ -111,7 +118,7 @@ def _enter(c: Block, flight: int, now: float) -> None:
         return
     undo.remember(c)
     begin(c, Phase.RECOVERY, flight)
-    c.cc.on_loss(now, flight)
+    c.cc.on_loss(now, min(size, c.cc.cwnd))  # RFC 5681, 3.2: without limited transmit's
     c.ecn_cwr = c.ecn
 
 
@@ -202,7 +209,7 @@ def on_timeout(c: Block, now: float) -> None:
         undo.remember(c)
     if first:
         ssthresh = c.cc.ssthresh if c.phase >= Phase.CWR else 0
-        c.cc.on_rto(now, sb.pipe + sb.lost)
+        c.cc.on_rto(now, c.snd_nxt - c.snd_una)
         # RFC 5681, 3.1: what has been reduced in this round trip is not reduced again.
         c.cc.ssthresh = max(c.cc.ssthresh, ssthresh)
     else:

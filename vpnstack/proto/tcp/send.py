@@ -216,6 +216,9 @@ def _new_data(c: Block, now: float, mss: int, avail: int, budget: int, out: list
         out.append(_transmit(c, n, flags, mss, now))
         if paced and pacing.spend(c, n, now):
             break
+    flight = c.snd_nxt - c.snd_una
+    if flight > c.peak or c.snd_una >= c.peak_end:
+        c.peak, c.peak_end = flight, c.snd_nxt
     return avail
 
 

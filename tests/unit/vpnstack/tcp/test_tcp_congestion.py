@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from tcp_pair import Link, connected
+from tcp_trace import Trace, established
 
 from vpnstack.proto.tcp.config import Config
 from vpnstack.proto.tcp.congestion.base import Congestion, initial_window
@@ -155,3 +156,50 @@ def test_rfc6298_estimator() -> None:
     assert rtt.timeout() == 60.0
     rtt.sample(0.1)
     assert rtt.backoff == 0
+
+
+def full_window(ssthresh: int) -> Trace:
+    t = established(Config(tso=False, congestion=Reno), wnd=5000)
+    t.conn.cc.ssthresh = ssthresh
+    t.conn.send(bytes(60_000))
+    assert len(t.trace()) == 10
+    t.wait(0.04)
+    return t
+
+
+@pytest.mark.parametrize(("ssthresh", "window"), [(1 << 30, 20_000), (10_000, 11_000)])
+def test_rfc7661_a_burst_of_acks_grows_the_window_like_acks_one_by_one(
+    ssthresh: int, window: int
+) -> None:
+    t = full_window(ssthresh)
+    for i in range(1, 11):  # nothing leaves in between: the flight falls to nothing
+        t.inject(".", ack=1 + 1000 * i, wnd=5000)
+    assert t.conn.cc.cwnd == window
+
+
+def test_rfc7661_an_unused_window_does_not_grow() -> None:
+    t = full_window(1 << 30)
+    t.inject(".", ack=10_001, wnd=5000)
+    t.trace()
+    assert t.conn.cc.cwnd == 20_000
+    t.inject(".", ack=30_001, wnd=5000)
+    t.trace()
+    t.inject(".", ack=60_001, wnd=5000)
+    t.trace()
+    before = t.conn.cc.cwnd
+    for i in range(1, 20):
+        t.conn.send(bytes(1000))
+        assert len(t.trace()) == 1
+        t.wait(0.01)
+        t.inject(".", ack=60_001 + 1000 * i, wnd=5000)
+    assert t.conn.cc.cwnd <= before
+
+
+def test_rfc9438_reduces_from_the_flight_size_not_from_what_sacks_left_of_it() -> None:
+    t = established(Config(tso=False), wnd=5000)
+    t.conn.send(bytes(60_000))
+    assert len(t.trace()) == 10
+    t.wait(0.04)
+    t.inject(".", ack=1, wnd=5000, sacks=((1001, 9001),))
+    t.trace()
+    assert t.conn.cc.ssthresh == int(10_000 * BETA)

@@ -32,7 +32,7 @@ class Congestion:
         self.pacing_rate = 0.0  # bytes a second at which segments leave; 0.0: at once
 
     def on_ack(self, acked: int, rtt: float, now: float, in_flight: int) -> None:
-        """Hear of `acked` bytes newly delivered while `in_flight` were out.
+        """Hear of `acked` bytes newly delivered; `in_flight` were out at most this round trip.
 
         `rtt` is the sample in seconds, or 0.0 without one.  Not called while the sender did not
         use its window (RFC 7661) nor, with `prr`, while a reduction is under way.
@@ -42,7 +42,10 @@ class Congestion:
         """Hear what an ACK showed of the path: a `rate.RateSample`.  Only with `wants_rate`."""
 
     def on_loss(self, now: float, in_flight: int) -> None:
-        """Hear that fast recovery begins: set `ssthresh`, the window to come out with."""
+        """Hear that fast recovery begins: set `ssthresh`, the window to come out with.
+
+        `in_flight` is FlightSize (RFC 5681, 2): all that was sent and not acknowledged in order.
+        """
 
     def on_ecn(self, now: float, in_flight: int) -> None:
         """Hear that a router marked what was in flight: as a loss (RFC 3168, 6.1.2)."""
