@@ -106,7 +106,7 @@ class Host:
         interface = Interface(config, self.switch)
         self.stack = stacks.Stack(interface, rng=self._rng, tcp_config=self._tcp)
         self.driver = Driver(self.stack, self.switch, self.loop)
-        self._endpoints = Endpoints(self.stack, self.driver, self.loop, self._rng)
+        self._endpoints = Endpoints(self.stack, self.driver, self.loop)
         self._running = True
         if self._port is not None:
             self.driver.attach(self._port)
