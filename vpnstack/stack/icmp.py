@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core import access
-from ..proto.icmp import Errors
+from ..proto.icmp import Errors, addresses
 from ..wire import icmp, ip
 from ..wire.icmp import Kind
 from ..wire.malformed import Malformed
@@ -21,6 +21,7 @@ class IcmpCounters:
 
     echoes_answered: int = 0
     errors_in: int = 0
+    errors_refused: int = 0  # about a neighbour, and not from it
     malformed: int = 0
 
 
@@ -43,10 +44,19 @@ class IcmpLayer:
             return None
         if isinstance(message, icmp.Error):
             self.counters.errors_in += 1
-            return message
+            return message if self._believed(message, src) else None
         if not message.reply:
             self._answer(message, src, dst, now)
         return None
+
+    def _believed(self, error: icmp.Error, src: bytes) -> bool:
+        """Tell whether `src` can know: between us and a neighbour there is only the neighbour."""
+        if ip.upper(error.quote) is None:
+            return False
+        about = addresses(error.quote)[1]
+        believed = about == src or not self.interface.on_link(about)
+        self.counters.errors_refused += not believed
+        return believed
 
     def _answer(self, echo: icmp.Echo, src: bytes, dst: bytes, now: float) -> None:
         interface = self.interface
@@ -54,7 +64,7 @@ class IcmpLayer:
             if not ip.is_multicast(dst) or len(dst) == 4:
                 return
             dst = interface.source_for(src) or interface.link_local
-        if ip.is_multicast(src) or src in (ip.UNSPECIFIED_V4, ip.UNSPECIFIED_V6):
+        if not interface.reachable(src):
             return
         self.counters.echoes_answered += 1
         reply = icmp.Echo(True, echo.ident, echo.seq, echo.data)
