@@ -108,7 +108,7 @@ class Gateway:
         interface = Interface(InterfaceConfig(mac, (*own, *hosts), config.mtu), self.switch)
         self.stack = Stack(interface, rng=self._rng, forwarding=True, tcp_config=tcp_config)
         self.driver = Driver(self.stack, self.switch, self._loop)
-        self._endpoints = Endpoints(self.stack, self.driver, self._loop, self._rng)
+        self._endpoints = Endpoints(self.stack, self.driver, self._loop)
         self.policy = Policy(
             host=frozenset(a.ip.packed for a in hosts),
             local=frozenset(interface.local),

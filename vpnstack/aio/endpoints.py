@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import random
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
@@ -20,8 +19,7 @@ from .streams import ClientConnected, StackTransport, stream_factory
 
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 D = TypeVar("D", bound=asyncio.DatagramProtocol)
-EPHEMERAL = range(49152, 65536)  # RFC 6335 6
-TRIES = 64
+EPHEMERAL = range(49152, 65536)  # RFC 6335 6, where servers without a port of their own listen
 
 
 class AddressInUse(UsageError, OSError):
@@ -42,16 +40,13 @@ class NoRoute(UsageError, OSError):
 class Endpoints:
     """Opens and serves flows of `stack`; addresses are packed, an address of None is any of ours.
 
-    Ephemeral ports come from `rng` (RFC 6056 3.3.1).
+    Ephemeral ports are the stack's choice (RFC 6056 3.3.4).
     """
 
-    def __init__(
-        self, stack: Stack, driver: Driver, loop: asyncio.AbstractEventLoop, rng: random.Random
-    ) -> None:
+    def __init__(self, stack: Stack, driver: Driver, loop: asyncio.AbstractEventLoop) -> None:
         self.stack = stack
         self.driver = driver
         self.loop = loop
-        self._rng = rng
         self._servers: dict[StackServer, None] = {}
         self._datagrams: list[StackDatagramTransport] = []
 
@@ -91,15 +86,12 @@ class Endpoints:
         source = local[0] or interface.source_for(remote[0])
         if source is None or interface.next_hop(remote[0]) is None:
             raise NoRoute(remote[0])
-        for _ in range(TRIES):
-            port = local[1] or self._rng.choice(EPHEMERAL)
-            try:
-                return self.stack.tcp.connect((source, port), remote, self.driver.now())
-            except KeyError:
-                if local[1]:
-                    break
-        what = f"port {local[1]}" if local[1] else "every port tried"
-        raise AddressInUse(f"{what} is in use towards that address")
+        port = local[1] or self.stack.tcp.choose_port(source, remote)
+        try:
+            return self.stack.tcp.connect((source, port), remote, self.driver.now())
+        except KeyError:
+            what = f"port {port}" if port else "every port"
+            raise AddressInUse(f"{what} is in use towards that address") from None
 
     def create_server(
         self,
@@ -149,13 +141,12 @@ class Endpoints:
     ) -> tuple[StackDatagramTransport, D]:
         """Bind a port (0: any) and connect it to `remote`, if one is given."""
         ports = self.stack.udp.ports
-        port = local[1]
-        for _ in range(TRIES):
-            port = local[1] or self._rng.choice(EPHEMERAL)
-            if (local[0], port) not in ports:
-                break
-        else:
-            raise AddressInUse(f"port {port} is in use")
+        peer = remote[0] + remote[1].to_bytes(2, "big") if remote is not None else b""
+        port = local[1] or self.stack.tcp.ports.choose(
+            b"udp" + (local[0] or b"") + peer, lambda port: (local[0], port) not in ports
+        )
+        if not port or (local[0], port) in ports:
+            raise AddressInUse(f"port {port} is in use" if port else "every port is in use")
         transport = StackDatagramTransport(
             self.stack, self.loop, self.driver.wake, (local[0], port), remote, resolve
         )

@@ -146,7 +146,7 @@ class Host:
         interface = Interface(config, self.switch)
         self.stack = stacks.Stack(interface, rng=self._rng, tcp_config=self._tcp)
         self.driver = Driver(self.stack, self.switch, self.loop)
-        self._endpoints = Endpoints(self.stack, self.driver, self.loop, self._rng)
+        self._endpoints = Endpoints(self.stack, self.driver, self.loop)
         self.naming = Naming(self, interface, self._names, self._rng)
         self.naming.dns_changed(self._dns.servers, self._dns.search)
         self._changed = asyncio.Event()

@@ -10,6 +10,7 @@ from typing import Any
 from ..proto.tcp.block import Event
 from ..stack.flow import Flow
 from ..wire import ip
+from .sockopt import FlowSocket
 
 HIGH_WATER = 64 * 1024
 PIECE = 64 * 1024
@@ -51,8 +52,17 @@ class StackTransport(asyncio.Transport):
         self._high, self._low = HIGH_WATER, HIGH_WATER // 4
         self._open = self._paused = self._closing = self._eof_out = self._eof_in = False
         self._blocked = self._lost = False
+        self._socket: FlowSocket | None = None
         self._ended = False  # the connection is closed; data may still wait for the protocol
         flow.owner = self
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return "peername", "sockname", "flow" or "socket", which takes a socket's options."""
+        if name != "socket":
+            return super().get_extra_info(name, default)
+        if self._socket is None:  # few ask: a connection without one is smaller
+            self._socket = FlowSocket(self._flow, self._loop.time, self._kick)
+        return self._socket
 
     # From the stack.
 
@@ -229,6 +239,9 @@ class StackTransport(asyncio.Transport):
     def close(self) -> None:
         """Send what is queued, then end."""
         if self._closing:
+            return
+        if self._socket is not None and self._socket.linger == (1, 0):  # socket(7): discard
+            self.abort()
             return
         self._closing = True
         if not self._pending:

@@ -24,7 +24,6 @@ from .udp import BATCH, IDLE
 
 PEERS_MAX = 1024
 PENDING_MAX = 1024
-EPHEMERAL = range(49152, 65536)
 
 
 def bind(kind: int, host: tuple[str, int], backlog: int = 1024) -> socket.socket:
@@ -113,13 +112,12 @@ class PublishedTcp(Published):
 
     def _connect(self, source: bytes, port: int) -> Flow | None:
         """Open a flow from the peer's own port where that is free, else from another."""
-        now = self.loop.time()
-        for sport in (port, *EPHEMERAL[port % 997 :: 997]):
-            try:
-                return self.stack.tcp.connect((source, sport), self.guest, now)
-            except KeyError:
-                continue
-        return None
+        now, tcp = self.loop.time(), self.stack.tcp
+        try:
+            return tcp.connect((source, port), self.guest, now)
+        except KeyError:
+            other = tcp.choose_port(source, self.guest)
+        return tcp.connect((source, other), self.guest, now) if other else None
 
     def flow_event(self, flow: Flow, now: float) -> None:
         """Join the two when the guest accepted, reset the host's peer when it did not."""
@@ -182,11 +180,12 @@ class PublishedUdp(Published):
         if source is None:
             self.refused += 1
             return None
-        ports = (peer[1], *EPHEMERAL[peer[1] % 997 :: 997])
-        taken = self.stack.udp.ports
-        free = next((p for p in ports if (source, p) not in taken), None)
-        if free is None:
-            return None
+        taken, free = self.stack.udp.ports, peer[1]
+        if (source, free) in taken:
+            ends = b"udp" + source + self.guest[0] + self.guest[1].to_bytes(2, "big")
+            free = self.stack.tcp.ports.choose(ends, lambda port: (source, port) not in taken)
+            if not free:
+                return None
         local = (source, free)
         taken[local] = self
         self._peers[peer] = (local, now)

@@ -18,7 +18,8 @@ from ..core.burst import Burst
 from ..proto.tcp.block import Event
 from ..proto.tcp.config import Config
 from ..proto.tcp.connection import Connection, Icmp
-from ..proto.tcp.isn import initial_sequence
+from ..proto.tcp.isn import initial_sequence, sequence_beyond, timestamp_offset
+from ..proto.tcp.ports import Ports
 from ..proto.tcp.segment import ACK, FIN, RST, SYN, Segment, reset_for
 from ..proto.tcp.state import Input, State
 from ..wire import icmp, ip
@@ -62,6 +63,7 @@ class TcpLayer:
         self._config = config
         self._configs = {4: config(4), 6: config(6)}
         self._secret = secret
+        self.ports = Ports(secret)
         self.syn_queue = SynQueue(secret)
         self._held: set[Flow] = set()
         self._ready: deque[Flow] = deque()
@@ -98,12 +100,13 @@ class TcpLayer:
             return
         if flow.conn.state is State.TIME_WAIT and flow.conn.reusable_by(seg):
             self.forget(flow)  # RFC 6191: the newer SYN opens the connection anew
-            self._unknown(key, seg, now)
+            self._unknown(key, seg, now, flow.conn.snd_nxt)
             return
         flow.conn.receive(seg, now)
         self._mark(flow)
 
-    def _unknown(self, key: bytes, seg: Segment, now: float) -> None:
+    def _unknown(self, key: bytes, seg: Segment, now: float, old: int | None = None) -> None:
+        """Take a segment without a flow; `old` is the SND.NXT of the flow that it replaces."""
         src, _, dst, dport = headers.unpack_key(key)
         if not self.interface.reachable(src):
             self.counters.unroutable += 1
@@ -112,7 +115,7 @@ class TcpLayer:
             return
         local = self.listeners.get((dst, dport)) or self.listeners.get((None, dport))
         if seg.flags & (SYN | ACK | RST) == SYN:
-            self._opening(key, seg, local, now)
+            self._opening(key, seg, local, now, old)
             return
         conn = None
         if local is not None and len(self.flows) < FLOWS_MAX:
@@ -124,21 +127,26 @@ class TcpLayer:
         self._mark(flow)
         self._enter(flow, local, now)
 
-    def _opening(self, key: bytes, seg: Segment, local: Acceptor | None, now: float) -> None:
+    def _opening(
+        self, key: bytes, seg: Segment, local: Acceptor | None, now: float, old: int | None
+    ) -> None:
         """Hold a SYN for whoever decides on it, or answer it with a cookie."""
         acceptor = local or self.forward
         if acceptor is None:
             self._reset(key, seg, now)
             return
         config = self._config_for(headers.unpack_key(key)[0], now)
-        if local is not None and self.syn_queue.full():
+        if local is not None and old is None and self.syn_queue.full():
             self._answer(key, self.syn_queue.answer(config, key, seg, now), now)
             return
         if len(self.flows) >= FLOWS_MAX or len(self._held) >= HELD_MAX:
             self.counters.syns_refused += 1
             return
         iss = initial_sequence(self._secret, key, now)
+        if old is not None:
+            iss = sequence_beyond(iss, old)
         flow = Flow(self, key, Connection.passive(config, seg, now, iss, hold=True))
+        flow.conn.ts_offset = timestamp_offset(self._secret, key)
         self._held.add(flow)
         if local is not None:
             self.syn_queue.add(flow)
@@ -157,6 +165,7 @@ class TcpLayer:
 
     def _answer(self, key: bytes, answer: Segment, now: float) -> None:
         """Send a segment that belongs to no connection."""
+        self.counters.segments_out += 1
         src, sport, dst, dport = headers.unpack_key(key)
         ends = (dst, dport, src, sport)
         mac = self.interface.resolve(src, now, Packet(headers.packet(ends, answer)))
@@ -243,10 +252,22 @@ class TcpLayer:
         config = self._config_for(remote[0], now)
         iss = initial_sequence(self._secret, key, now)
         flow = Flow(self, key, Connection.active(config, now, iss))
+        flow.conn.ts_offset = timestamp_offset(self._secret, key)
         self.flows[key] = flow
         self.counters.flows_opened += 1
         self.ready(flow)
         return flow
+
+    def choose_port(self, local: bytes, remote: tuple[bytes, int]) -> int:
+        """Return a port of ours for a flow to `remote` (RFC 6056, algorithm 4), 0: none is free."""
+        flows, listeners = self.flows, self.listeners
+
+        def free(port: int) -> bool:
+            if (local, port) in listeners or (None, port) in listeners:
+                return False
+            return headers.key(*remote, local, port, headers.TCP) not in flows
+
+        return self.ports.choose(local + remote[0] + remote[1].to_bytes(2, "big"), free)
 
     def ready(self, flow: Flow) -> None:
         """Put a flow into the queue of those that may have something to send."""
@@ -295,9 +316,12 @@ class TcpLayer:
         if not self._resolve(flow, now):
             return False
         segments = conn.transmit(now, min(burst.capacity - burst.count, TURN))
+        template = flow.template
         for seg in segments:
-            emit(burst, flow.template, seg)
+            emit(burst, template, seg)
         self.counters.segments_out += len(segments)
+        if conn.state is State.CLOSED:
+            self.counters.resets_out += sum(1 for seg in segments if seg.flags & RST)
         if conn.wants_transmit:
             self.ready(flow)  # its turn is over, it has more
         return True

@@ -10,6 +10,8 @@ CLOSED and `wants_transmit` is false: a last RST may still have to leave.
 from __future__ import annotations
 
 import enum
+from dataclasses import replace
+from typing import Any
 
 from ...errors import UsageError
 from . import ecn, pmtud, timer
@@ -294,6 +296,24 @@ class Connection(Block):
         if syn.ts is not None and self.ts_ok and syn.ts[0] != self.ts_recent:
             return before(self.ts_recent, syn.ts[0])
         return unwrap(syn.seq, self.rcv_nxt) > self.rcv_nxt
+
+    def configure(self, now: float, **changes: Any) -> None:
+        """Change fields of the configuration of this connection alone (`Config`'s names).
+
+        A new congestion control begins with the window of the one before.
+        """
+        self.config = config = replace(self.config, **changes)
+        if self.state is State.CLOSED:
+            return
+        if "congestion" in changes:
+            before = self.cc
+            self.cc = config.congestion(self.mss)
+            self.cc.cwnd, self.cc.ssthresh = before.cwnd, before.ssthresh
+        if config.keepalive and self.state >= ESTABLISHED:
+            self.t_keep = max(self.last_recv + config.keepalive_idle, now)
+        else:
+            self.t_keep = OFF
+        self.wants_transmit = True
 
     def icmp_error(self, kind: Icmp, now: float, seq: int, mtu_mss: int = 0) -> None:
         """Hear of an ICMP error that quotes our segment at `seq` (32 bits).

@@ -13,6 +13,7 @@ from dataclasses import replace
 from . import ecn
 from .config import Config
 from .connection import Connection
+from .isn import timestamp_offset
 from .segment import CWR, ECE, SYN, Segment
 from .seq import MASK
 
@@ -51,6 +52,7 @@ def answer(config: Config, secret: bytes, flow: bytes, syn: Segment, now: float)
         config = replace(config, window_scaling=False, sack=False, ecn=ecn.Mode.OFF)
     iss = make(secret, flow, syn, config.default_mss, now)
     c = Connection.passive(config, syn, now, iss, hold=False)
+    c.ts_offset = timestamp_offset(secret, flow)
     (seg,) = c.transmit(now)
     if seg.ts is None:
         return seg
@@ -78,6 +80,7 @@ def restore(config: Config, secret: bytes, flow: bytes, ack: Segment, now: float
             wscale=scale if scale != NO_SCALE else -1,
         )  # fmt: skip
     c = Connection.passive(config, syn, now, (ack.ack - 1) & MASK, hold=False)
+    c.ts_offset = timestamp_offset(secret, flow)
     c.transmit(now)
     c.sb.records[0].rtx = True  # when the SYN-ACK left is not known: no round trip to be taken
     c.receive(ack, now)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 
-from .seq import MASK
+from .seq import HALF, MASK
+
+GAP = 65537  # beyond whatever an old segment without window scaling could show
 
 
 def initial_sequence(secret: bytes, flow: bytes, now: float) -> int:
@@ -14,6 +16,13 @@ def initial_sequence(secret: bytes, flow: bytes, now: float) -> int:
     """
     digest = hashlib.blake2s(flow, key=secret, digest_size=4).digest()
     return (int(now * 250_000) + int.from_bytes(digest, "big")) & MASK
+
+
+def sequence_beyond(iss: int, old: int) -> int:
+    """Return `iss`, or a number above `old`: the SND.NXT of the connection before (RFC 6191, 2)."""
+    if 0 < (iss - old) & MASK < HALF:
+        return iss
+    return (old + GAP) & MASK
 
 
 def timestamp_offset(secret: bytes, flow: bytes) -> int:

@@ -114,13 +114,15 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
         if age >= HALF and not flags & RST and now - c.ts_recent_at < PAWS_IDLE:
             challenge(c, now)  # RFC 7323, 5.3 R1 (PAWS)
             return
-    elif c.ts_ok and not flags & RST and c.state is State.SYN_RECEIVED:
-        ts = None
+    elif c.ts_ok and not flags & (RST | SYN):
+        return  # RFC 7323, 3.2; a repeated SYN may have fewer options than the first
     # First, the sequence number (RFC 9293 3.4, RFC 7323 5.3 R2).
     if seq != rcv_nxt or flags & ~(ACK | PSH | ECE | CWR) or n > c.rcv_adv - rcv_nxt:
-        trimmed = _check(c, seq, flags, body, now, wire_ack)
+        trimmed = _check(c, seq, flags, body, now)
         if trimmed is None:
             return
+        if flags & SYN:
+            wnd >>= c.snd_wscale  # RFC 7323, 2.2: not scaled on a SYN
         seq, flags, body = trimmed
         n = len(body)
     if ts is not None and c.ts_ok and seq <= c.last_ack_sent and age < HALF:
@@ -157,8 +159,8 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
         _fin(c, now)
 
 
-def _check(c: Block, seq: int, flags: int, body: Buffer, now: float,
-           wire_ack: int) -> tuple[int, int, Buffer] | None:  # fmt: skip
+def _check(c: Block, seq: int, flags: int, body: Buffer, now: float
+           ) -> tuple[int, int, Buffer] | None:  # fmt: skip
     """Test and trim a segment to the window, then RST and SYN; None: there is no more to do."""
     rcv_nxt, edge = c.rcv_nxt, c.rcv_adv
     n = len(body)
@@ -171,6 +173,10 @@ def _check(c: Block, seq: int, flags: int, body: Buffer, now: float,
         _reset(c, seq, acceptable, now)
         return None
     if flags & SYN:
+        if flags & ACK and c.state is State.SYN_RECEIVED and seq == c.irs:
+            # RFC 9293, 3.5, figure 7: the other half of a simultaneous open; its SYN is known.
+            c.ack_now = c.wants_transmit = True
+            return rcv_nxt, flags & ~(SYN | FIN), b""
         _syn(c, seq, now)
         return None
     if not acceptable:

@@ -30,7 +30,12 @@ class Trace:
 
     def inject(self, flags: str, seq: int = 1, ack: int = 1, data: bytes = b"", wnd: int = 500,
                **options) -> None:  # fmt: skip
-        """Let a segment arrive; `seq` counts from the peer's SYN, `ack` from ours."""
+        """Let a segment arrive; `seq` counts from the peer's SYN, `ack` from ours.
+
+        Where timestamps are agreed on and none is given it has the peer's last one.
+        """
+        if self.conn.ts_ok:
+            options.setdefault("ts", (self.conn.ts_recent, 0))
         bits = sum(BITS[letter] for letter in flags)
         number = (ISS + ack) & MASK if bits & 16 else 0
         if "sacks" in options:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tcp_pair import End, Link, Pair, connected
 
@@ -58,7 +58,17 @@ links = st.builds(
 )
 
 
+BAD = Link(delay=0.05, jitter=0.1, loss=0.2, duplicate=0.1, rate=1e6)
+QUICK = Link(delay=0.0, jitter=0.002, loss=0.2, duplicate=0.1)
+
+
 @settings(max_examples=40, deadline=None)
+@example(BAD, BAD, 82, True, True, True, 4000)
+@example(BAD, QUICK, 82, False, False, False, 4000)
+@example(BAD, BAD, 284, False, True, False, 1 << 20)
+@example(QUICK, BAD, 284, True, False, True, 4000)
+@example(QUICK, QUICK, 519, True, False, False, 1 << 20)
+@example(BAD, QUICK, 519, False, True, True, 4000)
 @given(links, links, st.integers(0, 1000), st.booleans(), st.booleans(), st.booleans(),
        st.sampled_from([4000, 1 << 20]))  # fmt: skip
 def test_any_link_delivers_exactly_the_bytes(
