@@ -9,6 +9,7 @@
 PYTHON_VENV := .venv/bin/python
 FUZZ_SECONDS ?= 60
 BENCH ?=
+BENCHMARKS := $(wildcard $(patsubst %,benchmarks/%.py,peers tcp vhost scale))
 PYTEST ?=
 FAST := -m "not compat and not slow" tests/unit tests/packetdrill
 
@@ -31,9 +32,9 @@ check:
 
 bench:
 	@scripts/setup test
-	@set -e; for each in $(wildcard benchmarks/bench_*.py); do \
+	@set -e; for each in $(BENCHMARKS); do \
 		name=$$(basename $$each .py); echo "== $$name"; \
-		$(PYTHON_VENV) $$each $(BENCH) --json bench-$${name#bench_}.json; done
+		$(PYTHON_VENV) $$each $(BENCH) --json bench-$$name.json; done
 
 fuzz:
 	@scripts/setup fuzz || { echo "fuzz: without atheris, on seeded input"; scripts/setup test; }

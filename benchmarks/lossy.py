@@ -1,7 +1,9 @@
 """Goodput of one flow over an imperfect link between two TAP devices, each in a namespace.
 
 Kernel to kernel, the link relays between the two; where an end is ours, a `Host` stands in the
-place of that TAP and its kernel.  The far end is a process of its own either way.
+place of that TAP and its kernel.  The far end is a process of its own either way.  Super-segments
+are cut into wire segments before the link acts on them, whoever sent them, and one seed loses the
+same packets of every sender: a loss in slow start decides over much of a short run.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from dataclasses import dataclass, replace
 from pyroute2 import netns
 
 from vpnstack.aio.host import Host
-from vpnstack.aio.relay import Relay
+from vpnstack.aio.relay import Fabric
 from vpnstack.link.impair import Impaired, Impairment
 from vpnstack.link.tap import TapPort, open_tap
 from vpnstack.proto.tcp.config import Config
@@ -133,12 +135,22 @@ def cubic(version: int, mtu: int) -> Config:
     return replace(config, congestion=Cubic, snd_buf=4 << 20, rcv_buf=6 << 20)
 
 
+def imperfect(ns: Namespace, link: Impairment, seed: int, *, sends: bool) -> Impaired:
+    """A namespace's TAP behind the link; `sends`: its kernel is the sender.
+
+    `Impaired` draws chances for `tx`, then for `rx`: the data always has the second stream.
+    """
+    rng = random.Random(seed)
+    if not sends:
+        rng.getrandbits(64)
+    loop = asyncio.get_running_loop()
+    return Impaired(TapPort(ns.fd, ns.name), loop, tx=link, rx=link, rng=rng)
+
+
 @contextlib.asynccontextmanager
 async def host(ns: Namespace, side: str, link: Impairment, seed: int) -> AsyncIterator[Host]:
     """A host of ours on the far side of an imperfect link into a namespace."""
-    loop = asyncio.get_running_loop()
-    rng = random.Random(seed)
-    port = Impaired(TapPort(ns.fd, ns.name), loop, tx=link, rx=link, rng=rng)
+    port = imperfect(ns, link, seed, sends=side == "right")
     async with Host(port, [f"{ADDRESS[side]}/24"], name=side, tcp=cubic, seed=seed) as ours:
         yield ours
 
@@ -146,14 +158,13 @@ async def host(ns: Namespace, side: str, link: Impairment, seed: int) -> AsyncIt
 async def kernel_to_kernel(link: Impairment, seconds: float, seed: int) -> float:
     """Return the receiver's octets a second."""
     with namespace("left") as left, namespace("right") as right:
-        loop = asyncio.get_running_loop()
-        relay = Relay(
-            loop, TapPort(left.fd, "left"), TapPort(right.fd, "right"), link, link, seed=seed
-        )
+        fabric = Fabric(asyncio.get_running_loop(), "relay")
+        fabric.attach(imperfect(left, link, seed, sends=True))
+        fabric.attach(TapPort(right.fd, "right"))
         try:
             return await between(left, right, seconds)
         finally:
-            relay.close()
+            fabric.close()
 
 
 async def between(left: Namespace, right: Namespace, seconds: float) -> float:

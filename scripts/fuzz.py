@@ -1,6 +1,7 @@
 """Runs the fuzz targets of tests/fuzz, one after the other: `python scripts/fuzz.py [SECONDS]`.
 
-Under atheris where it is installed, coverage-guided and with a corpus kept in .cache/fuzz;
+Under atheris where it is installed, coverage-guided and with a corpus kept in .cache/fuzz, which
+starts from the committed one in tests/fuzz/corpus;
 otherwise with seeded random input, so that a run can be repeated.  Ends with 1 if a target failed.
 """
 
@@ -15,8 +16,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-TARGETS = Path("tests/fuzz")
-CORPUS = Path(".cache/fuzz")
+ROOT = Path(__file__).parents[1]
+TARGETS = ROOT / "tests/fuzz"
+CORPUS = ROOT / ".cache/fuzz"
 MAX_LEN = 4096
 SEED = 1
 
@@ -41,8 +43,11 @@ def guided(path: Path, seconds: int) -> None:
         target = load(path)
     corpus = CORPUS / path.stem
     corpus.mkdir(parents=True, exist_ok=True)
+    committed = TARGETS / "corpus" / path.stem
     options = [f"-max_total_time={seconds}", f"-max_len={MAX_LEN}", "-print_final_stats=1"]
     options += [f"-artifact_prefix={CORPUS}/{path.stem}-", str(corpus)]
+    if committed.is_dir():
+        options.append(str(committed))  # read, never written
     atheris.Setup([path.stem, *options], target)
     atheris.Fuzz()
 
@@ -64,6 +69,7 @@ def seeded(path: Path, seconds: int) -> None:
 
 def main() -> int:
     """Run every target in a process of its own."""
+    sys.path[:0] = [str(ROOT), str(TARGETS)]  # this checkout's kits, and what targets share
     if len(sys.argv) == 4 and sys.argv[1] == "--one":
         with contextlib.suppress(KeyboardInterrupt):
             one = guided if importlib.util.find_spec("atheris") else seeded

@@ -25,6 +25,6 @@ def parse(text: str) -> Address:
     host, colon, port = rest.rpartition(":")
     if rest.endswith("]") or not colon:
         host, port = rest, str(PORT)
-    if kind != "tcp" or not host or not port.isdigit() or int(port) > 65535:
+    if kind != "tcp" or not host or not (port.isascii() and port.isdigit()) or int(port) > 65535:
         raise UsageError(f"address: expected unix:PATH or tcp:HOST:PORT, found {text!r}")
     return Address("", host.strip("[]"), int(port))

@@ -8,6 +8,7 @@ nothing but its input: entries are sorted, times are 0 and everything belongs to
 
 from __future__ import annotations
 
+import os
 import posixpath
 import stat
 from collections.abc import Iterable, Iterator
@@ -64,6 +65,13 @@ def emit(entries: Iterable[Entry]) -> bytes:
     return b"".join(chain(body, [_member(0, Entry(TRAILER, 0))]))
 
 
+def _number(field: bytes) -> int:
+    """Read a header field; digits alone, as `int` would take a sign and spaces as well."""
+    if field.strip(b"0123456789abcdefABCDEF"):
+        raise UsageError(f"{field!r} is no number in the header of an archive's member")
+    return int(field, 16)
+
+
 def parse(archive: bytes) -> Iterator[Entry]:
     """Yield the members of an uncompressed archive; raise `UsageError` on a malformed one."""
     at = 0
@@ -71,9 +79,9 @@ def parse(archive: bytes) -> Iterator[Entry]:
         header = archive[at : at + HEADER_LEN]
         if len(header) < HEADER_LEN or header[:6] != MAGIC:
             raise UsageError(f"no newc header at byte {at} of the archive")
-        mode, size, name_len = (int(header[o : o + 8], 16) for o in (14, 54, 94))
+        mode, size, name_len = (_number(header[o : o + 8]) for o in (14, 54, 94))
         start = _align(at + HEADER_LEN + name_len)
-        name = archive[at + HEADER_LEN : at + HEADER_LEN + name_len - 1].decode()
+        name = os.fsdecode(archive[at + HEADER_LEN : at + HEADER_LEN + name_len - 1])
         at = _align(start + size)
         if at > _align(len(archive)):
             raise UsageError(f"{name!r} runs past the end of the archive")

@@ -92,7 +92,7 @@ async def test_names_and_both_families_from_dnsmasq(ns: str, tmp_path: Path) -> 
             assert [info[4][0] for info in found] == [str(mine[4])]
             assert " box " in (tmp_path / "leases").read_text()
         async with asyncio.timeout(5):
-            while " box " in (tmp_path / "leases").read_text():
+            while " box " in (tmp_path / "leases").read_text():  # noqa: ASYNC110 (a file)
                 await asyncio.sleep(0.05)
     finally:
         for daemon in daemons:

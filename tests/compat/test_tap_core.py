@@ -58,9 +58,11 @@ def tap() -> Iterator[int]:
 def receive(fd: int, proto: int, at_least: int = 0) -> tuple[Burst, int]:
     """The next frame from the kernel with an IPv4 packet of `proto`."""
     burst, slots = Burst(8), ffi.new("uint8_t[]", 8 * 65589)
+    octets = ffi.new("uint64_t *")
     burst.keep(slots)
     while select.select([fd], [], [], 5)[0]:
-        burst.count = lib.tap_rx_burst(fd, burst.array, 8, slots, 65589)
+        burst.count = lib.tap_rx_burst(fd, burst.array, 8, slots, 65589, octets)
+        assert octets[0] >= sum(f.len for f in burst)
         lib.frame_parse_burst(burst.array, burst.count)
         for i in range(burst.count):
             f = burst[i]
@@ -77,9 +79,9 @@ def packet(proto: int, l4: bytes) -> bytes:
 
 
 def send(fd: int, burst: Burst) -> None:
-    dropped = ffi.new("uint32_t *")
-    assert lib.tap_tx_burst(fd, burst.array, 1, dropped) == 1
-    assert dropped[0] == 0
+    dropped, octets = ffi.new("uint32_t *"), ffi.new("uint64_t *")
+    assert lib.tap_tx_burst(fd, burst.array, 1, dropped, octets) == 1
+    assert (dropped[0], octets[0]) == (0, burst[0].len)
 
 
 def test_kernel_answers_echo(tap: int) -> None:

@@ -70,7 +70,7 @@ IO_MODULES = {
     "uvloop",
 }
 
-PURE = {"os.strerror"}  # what those hold that does nothing of the kind
+PURE = {"os.strerror", "mmap.mmap"}  # what those hold that does nothing of the kind (memory)
 
 # Which module may import what of another kit: the Port protocol and the frame header, and the one
 # command in which the three kits meet.

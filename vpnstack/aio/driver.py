@@ -149,7 +149,7 @@ class Driver:
                 if burst is not None:
                     self.switch.egress(burst)
                 self._run_owners(now)
-                if burst is None and not self.stack.tcp.pending:
+                if not self.stack.tcp.pending and not self.stack.interface.queue:
                     break
         finally:
             self._flushing = False

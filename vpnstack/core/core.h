@@ -42,8 +42,10 @@ uint32_t frame_soften(const struct frame *in, uint32_t offload, uint32_t *cursor
 int frame_needs(const struct frame *frames, uint32_t n, uint32_t offload);
 
 /* tap.c: one frame a read and a write, with a virtio-net header of 12 bytes. */
-int tap_rx_burst(int fd, struct frame *frames, uint32_t max, void *slots, uint32_t slot_len);
-int tap_tx_burst(int fd, const struct frame *frames, uint32_t n, uint32_t *dropped);
+int tap_rx_burst(int fd, struct frame *frames, uint32_t max, void *slots, uint32_t slot_len,
+                 uint64_t *octets);
+int tap_tx_burst(int fd, const struct frame *frames, uint32_t n, uint32_t *dropped,
+                 uint64_t *octets);
 
 /* framed.c: a byte stream of frames, each behind its length (4 bytes, big-endian). */
 int framed_rx_burst(int fd, struct frame *frames, uint32_t max, void *buf, uint32_t cap,

@@ -4,8 +4,10 @@
 #include <errno.h>
 #include <unistd.h>
 
-/* Reads until the device is empty or `max` frames are there, frame i into slot i. */
-int tap_rx_burst(int fd, struct frame *frames, uint32_t max, void *slots, uint32_t slot_len)
+/* Reads until the device is empty or `max` frames are there, frame i into slot i.  `octets` counts
+ * on. */
+int tap_rx_burst(int fd, struct frame *frames, uint32_t max, void *slots, uint32_t slot_len,
+                 uint64_t *octets)
 {
     uint32_t n = 0;
 
@@ -29,13 +31,16 @@ int tap_rx_burst(int fd, struct frame *frames, uint32_t max, void *slots, uint32
         f->iovcnt = 1;
         f->iov[0].iov_base = slot;
         f->iov[0].iov_len = f->len;
+        *octets += f->len;
         n++;
     }
     return (int)n;
 }
 
-/* Returns how many frames are done with; frames that the device refuses count as *dropped. */
-int tap_tx_burst(int fd, const struct frame *frames, uint32_t n, uint32_t *dropped)
+/* Returns how many frames are done with; frames that the device refuses count as *dropped, the
+ * others in *octets. */
+int tap_tx_burst(int fd, const struct frame *frames, uint32_t n, uint32_t *dropped,
+                 uint64_t *octets)
 {
     uint32_t i = 0;
 
@@ -58,6 +63,8 @@ int tap_tx_burst(int fd, const struct frame *frames, uint32_t n, uint32_t *dropp
             if (errno == EBADFD || errno == EBADF)
                 return -errno;
             ++*dropped; /* EINVAL, EIO (interface down), ENOBUFS: this frame only */
+        } else {
+            *octets += f->len;
         }
         i++;
     }

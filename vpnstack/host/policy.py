@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 from dataclasses import dataclass
 
 from ..wire import ip
+from ..wire.icmp import Kind
 
 LOOPBACK = {4: ipaddress.ip_address("127.0.0.1").packed, 6: ipaddress.ip_address("::1").packed}
+UNREACHABLE = {  # what the host's errors are to a guest
+    errno.ENETUNREACH: Kind.NET_UNREACHABLE,
+    errno.ENETDOWN: Kind.NET_UNREACHABLE,
+    errno.EADDRNOTAVAIL: Kind.NET_UNREACHABLE,
+    errno.EHOSTUNREACH: Kind.HOST_UNREACHABLE,
+    errno.EHOSTDOWN: Kind.HOST_UNREACHABLE,
+    errno.EACCES: Kind.PROHIBITED,
+    errno.EPERM: Kind.PROHIBITED,
+}
 METADATA = ipaddress.ip_network("169.254.0.0/16")
 
 

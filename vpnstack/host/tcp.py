@@ -17,19 +17,8 @@ from ..stack import headers
 from ..stack.flow import Flow
 from ..stack.stack import Stack
 from ..wire import ip
-from ..wire.icmp import Kind
 from .bridge import Bridge
-from .policy import Policy, text
-
-_UNREACHABLE = {
-    errno.ENETUNREACH: Kind.NET_UNREACHABLE,
-    errno.EHOSTUNREACH: Kind.HOST_UNREACHABLE,
-    errno.EHOSTDOWN: Kind.HOST_UNREACHABLE,
-    errno.ENETDOWN: Kind.NET_UNREACHABLE,
-    errno.EACCES: Kind.PROHIBITED,
-    errno.EPERM: Kind.PROHIBITED,
-    errno.EADDRNOTAVAIL: Kind.NET_UNREACHABLE,
-}
+from .policy import UNREACHABLE, Policy, text
 
 
 @dataclass(slots=True)
@@ -117,9 +106,9 @@ class TcpForwarder:
         elif code == errno.ECONNREFUSED:
             self.counters.refused += 1
             flow.refuse()
-        elif code in _UNREACHABLE:
+        elif code in UNREACHABLE:
             self.counters.unreachable += 1
-            self.stack.icmp.report_packet(syn_of(flow), _UNREACHABLE[code], now)
+            self.stack.icmp.report_packet(syn_of(flow), UNREACHABLE[code], now)
             flow.drop()
         else:  # ETIMEDOUT: the guest's own timer says the same
             self.counters.failed += 1

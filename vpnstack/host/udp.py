@@ -20,20 +20,14 @@ from ..stack.stack import Stack
 from ..stack.udp import Endpoint, packet
 from ..wire import icmp
 from ..wire.icmp import Kind
-from .policy import Policy, text
+from .policy import UNREACHABLE, Policy, text
 
 IDLE = 60.0
 IDLE_ANSWERED = 10.0  # after exactly one datagram each way
 MAPPINGS_MAX = 1024
 BATCH = 64
 IP_RECVERR, IPV6_RECVERR = 11, 25
-_KINDS = {
-    errno.ECONNREFUSED: Kind.PORT_UNREACHABLE,
-    errno.EHOSTUNREACH: Kind.HOST_UNREACHABLE,
-    errno.ENETUNREACH: Kind.NET_UNREACHABLE,
-    errno.EACCES: Kind.PROHIBITED,
-    errno.EPERM: Kind.PROHIBITED,
-}
+_KINDS = {**UNREACHABLE, errno.ECONNREFUSED: Kind.PORT_UNREACHABLE}
 
 
 @dataclass(slots=True)

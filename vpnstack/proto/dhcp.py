@@ -84,6 +84,12 @@ class Server:
         self._sent: Counter[str] = Counter()
         self._malformed = self._ignored = self._exhausted = 0
 
+    def _is_host(self, addr: bytes) -> bool:
+        """Tell whether `addr` may be another's on this link."""
+        number = int.from_bytes(addr)
+        edges = (self._net, int.from_bytes(self._broadcast()), int.from_bytes(self.config.server))
+        return number & self._mask == self._net and number not in edges
+
     def fix(self, key: bytes, addr: bytes, hostname: str = "") -> None:
         """Keep `addr`, anywhere in the subnet, for a MAC address or client identifier."""
         self.pool.fix(key, addr, hostname)
@@ -272,7 +278,7 @@ class Server:
             self._sent[reply.type.name] += 1
         payload = dhcp.emit(reply)
         if reply.type is not Type.NAK:
-            if message.ciaddr != ip.UNSPECIFIED_V4:
+            if self._is_host(message.ciaddr):
                 return Reply(payload, message.ciaddr, message.chaddr)
             if not message.broadcast:
                 return Reply(payload, reply.yiaddr, message.chaddr)

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterable
 from ..stack.stack import Stack
 from ..stack.udp import Endpoint
 from ..wire import icmp
+from . import dnstcp
 from .dns import Forwarder
 
 PORT = 53
 TASKS_MAX = 512  # queries that are being answered at once
-IDLE = 10.0  # seconds a TCP client may be silent (RFC 7766 6.2.3)
 
 
 class DnsService:
@@ -58,21 +58,8 @@ class DnsService:
     async def serve_stream(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        """Answer queries on one connection, each behind its length (RFC 1035 4.2.2)."""
-        try:
-            while True:
-                async with asyncio.timeout(IDLE):
-                    length = int.from_bytes(await reader.readexactly(2), "big")
-                    query = await reader.readexactly(length)
-                answer = await self.forwarder.answer(query, tcp=True)
-                if answer is None:
-                    break
-                writer.write(len(answer).to_bytes(2, "big") + answer)
-                await writer.drain()
-        except (asyncio.IncompleteReadError, TimeoutError, ConnectionError):
-            pass
-        finally:
-            writer.close()
+        """Answer the queries of one TCP client."""
+        await dnstcp.serve(self.forwarder, reader, writer)
 
     async def close(self) -> None:
         """Give up the queries under way."""

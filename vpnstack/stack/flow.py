@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from ..proto.tcp.connection import Connection
+from ..proto.tcp.state import Input
 from . import headers
 
 
@@ -73,5 +74,5 @@ class Flow:
 
     def drop(self) -> None:
         """Forget the flow without a word to the peer."""
-        self._layer.decided(self)
         self._layer.forget(self)
+        self.conn.finish(Input.ABORT)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..core import access
-from ..proto.icmp import Errors
+from ..proto.icmp import Errors, addresses
 from ..wire import icmp, ip
 from ..wire.icmp import Kind
 from ..wire.malformed import Malformed
@@ -28,6 +28,7 @@ class IcmpCounters:
 
     echoes_answered: int = 0
     errors_in: int = 0
+    errors_refused: int = 0  # about a neighbour, and not from it
     malformed: int = 0
 
 
@@ -51,7 +52,7 @@ class IcmpLayer:
             return None
         if isinstance(message, icmp.Error):
             self.counters.errors_in += 1
-            return message
+            return message if self._believed(message, src) else None
         if message.reply:
             return None
         if self.forward is None or dst in self.interface.local or self._is_group(dst):
@@ -63,13 +64,22 @@ class IcmpLayer:
     def _is_group(self, dst: bytes) -> bool:
         return ip.is_multicast(dst) or dst == ip.BROADCAST_V4 or self.interface.is_broadcast(dst)
 
+    def _believed(self, error: icmp.Error, src: bytes) -> bool:
+        """Tell whether `src` can know: between us and a neighbour there is only the neighbour."""
+        if ip.upper(error.quote) is None:
+            return False
+        about = addresses(error.quote)[1]
+        believed = about == src or not self.interface.on_link(about)
+        self.counters.errors_refused += not believed
+        return believed
+
     def _answer(self, echo: icmp.Echo, src: bytes, dst: bytes, now: float) -> None:
         interface = self.interface
         if dst not in interface.local:  # a group: RFC 1122 3.2.2.6 lets us stay silent for IPv4
             if not ip.is_multicast(dst) or len(dst) == 4:
                 return
             dst = interface.source_for(src) or interface.link_local
-        if ip.is_multicast(src) or src in (ip.UNSPECIFIED_V4, ip.UNSPECIFIED_V6):
+        if not interface.reachable(src):
             return
         self.counters.echoes_answered += 1
         reply = icmp.Echo(True, echo.ident, echo.seq, echo.data)

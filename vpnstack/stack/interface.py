@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from ..core.burst import Burst
 from ..proto import addrsel, pmtu
+from ..proto.icmp import is_single_host
 from ..proto.neighbour import Cache
 from ..proto.tcp.segment import Segment
 from ..wire import ip
@@ -167,8 +168,12 @@ class Interface:
         return self.route6(dst) if self.route6 is not None else self.gateway6
 
     def reachable(self, addr: bytes) -> bool:
-        """Tell whether answers to `addr` can leave here: there is a route, and it is not ours."""
-        return addr not in self.local and self.next_hop(addr) is not None
+        """Tell whether answers to `addr` can leave here: another single host, and there is a route.
+
+        RFC 1122 3.2.1.3: what names no host, or all of them, is no source.
+        """
+        other = is_single_host(addr) and addr not in self.local and addr not in self.broadcasts
+        return other and self.next_hop(addr) is not None
 
     def source_for(self, dst: bytes) -> bytes | None:
         """Return our address to talk to `dst` from.

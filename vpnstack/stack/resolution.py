@@ -100,7 +100,7 @@ class Resolution:
 
     def _solicited(self, message: ndp.NeighbourSolicitation, src: bytes, now: float) -> None:
         interface = self.interface
-        if message.target not in interface.local:
+        if message.target not in interface.local or src in interface.local:
             return
         probe = src == ip.UNSPECIFIED_V6  # duplicate address detection (RFC 4862 5.4.3)
         if not probe and message.slla is not None and interface.on_link(src):

@@ -15,6 +15,7 @@ from typing import Any
 from ..core import access
 from ..core._core import lib
 from ..core.burst import Burst
+from ..proto.icmp import is_single_host
 from ..proto.tcp.config import Config
 from ..wire import icmp, igmp, ip, ipopt, mld
 from ..wire.icmp import Kind
@@ -29,6 +30,7 @@ from .resolution import ETHERTYPE_ARP, Resolution
 
 IPV4, IPV6 = 0x0800, 0x86DD
 NO_VLAN = 0xFFFF
+PASSES = 3  # of a call of `transmit`, where flows ask for neighbours that are not known
 TCP_MARGIN = {4: 40, 6: 60}  # what IP and TCP headers without options take from the MTU
 VERDICTS = (
     "ok", "short", "bad_vnet", "bad_ip", "bad_ip_csum", "bad_l4", "bad_l4_csum", "bad_ext",
@@ -137,7 +139,7 @@ class Stack:
             f = whole
         proto = f.proto
         if proto == headers.TCP:
-            if self._for_us(f) and f.dst[0] != 0xFF:
+            if self._for_us(f):
                 self.tcp.receive(f, now)
         elif proto == headers.UDP:
             if self._for_us(f) or self._is_group(f):
@@ -200,7 +202,8 @@ class Stack:
         dst = access.destination(f)
         if dst in self.interface.local:
             return True
-        return self.forwarding and not ip.is_multicast(dst) and dst != ip.BROADCAST_V4
+        # RFC 1812 5.3.7: what cannot be a source is no destination to be forwarded to, either.
+        return self.forwarding and is_single_host(dst) and not self.interface.is_broadcast(dst)
 
     def _is_group(self, f: Any) -> bool:
         dst = access.destination(f)
@@ -276,6 +279,19 @@ class Stack:
         """Return a burst to be sent before the next call, None when there is nothing to send."""
         self.tcp.expire(now)
         self.fragments.expire(now)
+        out = self._out
+        out.clear()
+        for _ in range(PASSES):
+            self._discover(now)
+            self._drain_queue(out)
+            self.tcp.transmit(out, now)
+            if not self.interface.neighbours.busy(now):
+                break
+        self._frames_out += out.count
+        return out if out.count else None
+
+    def _discover(self, now: float) -> None:
+        """Ask for neighbours, and tell the flows that waited for one."""
         self.resolution.transmit(now)
         self.registry.transmit(now)
         self.groups.transmit(now)
@@ -284,12 +300,6 @@ class Stack:
             self.tcp.resolved(hop)
         for hop in failed:
             self.tcp.unresolved(hop, now)
-        out = self._out
-        out.clear()
-        self._drain_queue(out)
-        self.tcp.transmit(out, now)
-        self._frames_out += out.count
-        return out if out.count else None
 
     def _drain_queue(self, out: Burst) -> None:
         queue = self.interface.queue

@@ -32,6 +32,7 @@ from .synqueue import SynQueue
 FLOWS_MAX = 131072
 HELD_MAX = 4096  # SYNs that wait for a decision
 TURN = 16  # segments of one flow before the next one's turn
+TIMERS_SLACK = 64  # outdated timers that are not worth a search
 
 
 @dataclass(slots=True)
@@ -262,6 +263,12 @@ class TcpLayer:
         if self.flows.get(flow.key) is flow:
             del self.flows[flow.key]
         self._held.discard(flow)
+        self._blocked.pop(flow, None)
+        if self._waiting:
+            hop = self._hop(flow)
+            waiting = self._waiting.get(hop, {})
+            if waiting.pop(flow, flow) is None and not waiting:
+                del self._waiting[hop]
 
     # Transmitting.
 
@@ -299,8 +306,7 @@ class TcpLayer:
         """Make sure of the template; False when the flow has to wait for a link address."""
         mac = self.interface.resolve(flow.remote[0], now, None)
         if mac is None:
-            hop = self.interface.next_hop(flow.remote[0]) or flow.remote[0]
-            self._waiting.setdefault(hop, {})[flow] = None
+            self._waiting.setdefault(self._hop(flow), {})[flow] = None
             return False
         if mac != flow.mac:
             ends = (*flow.local, *flow.remote)
@@ -310,6 +316,9 @@ class TcpLayer:
             self._blocked[flow] = None
             return False
         return True
+
+    def _hop(self, flow: Flow) -> bytes:
+        return self.interface.next_hop(flow.remote[0]) or flow.remote[0]
 
     def unblock(self) -> None:
         """A port that took no frames takes them again: its flows are ready."""
@@ -328,9 +337,16 @@ class TcpLayer:
             return
         at = conn.deadline()
         if at is not None and (flow.timer is None or at < flow.timer):
-            flow.timer = at
-            self._serial += 1
-            heapq.heappush(self._timers, (at, self._serial, flow))
+            self._arm(flow, at)
+
+    def _arm(self, flow: Flow, at: float) -> None:
+        """Wake a flow at `at`; what it had before stays in the heap until there is too much."""
+        flow.timer = at
+        self._serial += 1
+        if len(self._timers) > TIMERS_SLACK + 2 * len(self.flows):
+            self._timers = [one for one in self._timers if one[2].timer == one[0]]
+            heapq.heapify(self._timers)
+        heapq.heappush(self._timers, (at, self._serial, flow))
 
     def expire(self, now: float) -> None:
         """Make the flows whose time has come ready."""
@@ -348,9 +364,7 @@ class TcpLayer:
         if due is not None and due <= now:
             self.ready(flow)
         elif due is not None:
-            flow.timer = due
-            self._serial += 1
-            heapq.heappush(self._timers, (due, self._serial, flow))
+            self._arm(flow, due)
 
     def deadline(self) -> float | None:
         """Return when `expire` has something to do next."""

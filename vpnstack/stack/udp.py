@@ -12,8 +12,8 @@ from ..wire import icmp, ip
 from . import headers
 from .interface import Datagram, Interface
 
-PAYLOAD_MAX = 65507
 HEADER_LEN = 8
+PAYLOAD_MAX = {4: 65535 - 20 - HEADER_LEN, 16: 65535 - HEADER_LEN}  # by the address's length
 
 Endpoint = tuple[bytes, int]  # an address of 4 or 16 bytes, and a port
 
@@ -39,6 +39,7 @@ class UdpCounters:
     datagrams_in: int = 0
     datagrams_out: int = 0
     no_port: int = 0
+    spoofed: int = 0  # from our own address, or from everybody's
     too_long: int = 0
     unresolved: int = 0
 
@@ -61,6 +62,9 @@ class UdpLayer:
         """Give a parsed datagram to its owner."""
         self.counters.datagrams_in += 1
         src, dst = access.source(f), access.destination(f)
+        if src in self.interface.local or src in self.interface.broadcasts:
+            self.counters.spoofed += 1
+            return
         self.deliver((src, f.sport), (dst, f.dport), bytes(access.payload(f)), now, f)
 
     def deliver(
@@ -93,7 +97,7 @@ class UdpLayer:
         if ttl is None:
             ttl = 1 if ip.is_multicast(remote[0]) else interface.hop_limit
         size = (20 if len(local[0]) == 4 else 40) + HEADER_LEN + len(data)
-        if len(data) > PAYLOAD_MAX:
+        if len(data) > PAYLOAD_MAX[len(remote[0])]:
             self.counters.too_long += 1
             return False
         self.counters.datagrams_out += 1

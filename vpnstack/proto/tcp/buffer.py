@@ -1,11 +1,14 @@
 """Where the bytes of a connection wait: a ring of what is to be sent, a queue of what arrived.
 
 Both are empty objects until they hold something and give their memory back when they drain, so
-that an idle connection costs next to nothing.
+that an idle connection costs next to nothing.  The memory of rings goes to a bounded stock from
+which the next ring that fills takes it: a busy flow drains and fills thousands of times a second,
+and fresh memory would be cleared and faulted in each time.
 """
 
 from __future__ import annotations
 
+from mmap import mmap
 from typing import Protocol
 
 from .segment import Buffer
@@ -14,7 +17,44 @@ FIRST_SIZE = 4096
 CHUNK = 1 << 16  # what `writable` tries to offer in one piece
 SMALL = 2048  # pieces below this are joined: one-byte segments must not cost 50 bytes each
 
+STOCK_OCTETS = 8 << 20  # memory that waits for rings, of all connections of the process
+
+MAPPED = 1 << 17  # from this size on memory goes back to the system at once, not to a heap
+
+Memory = bytearray | mmap
+
 _NOTHING = bytearray()
+_stock: dict[int, list[Memory]] = {}  # by size
+_stocked = 0  # octets in the stock
+
+
+def _take(size: int) -> Memory:
+    """Return memory of `size` octets, whatever they are: a ring shows only what was written."""
+    global _stocked
+    try:
+        data = _stock[size].pop()
+    except (KeyError, IndexError):  # also where another thread's loop was faster
+        return _make(size)
+    _stocked -= size
+    return data
+
+
+def _make(size: int) -> Memory:
+    if size >= MAPPED:
+        try:
+            return mmap(-1, size)
+        except OSError:  # vm.max_map_count
+            pass
+    return bytearray(size)
+
+
+def _give(data: Memory) -> None:
+    """Keep memory that a ring has done with, unless the stock is full."""
+    global _stocked
+    size = len(data)
+    if size and _stocked + size <= STOCK_OCTETS:
+        _stocked += size
+        _stock.setdefault(size, []).append(data)
 
 
 class SendBuffer(Protocol):
@@ -51,13 +91,14 @@ class SendBuffer(Protocol):
 class RingBuffer:
     """The `SendBuffer` of ordinary connections: a ring that grows by doubling up to `limit`."""
 
-    __slots__ = ("_data", "_head", "_len", "limit")
+    __slots__ = ("_data", "_head", "_len", "_was", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._data = _NOTHING
+        self._data: Memory = _NOTHING
         self._head = 0
         self._len = 0
+        self._was = FIRST_SIZE  # how large it was when it drained: it will be so again
 
     def __len__(self) -> int:
         return self._len
@@ -73,12 +114,13 @@ class RingBuffer:
         return len(self._data)
 
     def _grow(self, need: int) -> None:
-        size = max(len(self._data), FIRST_SIZE)
+        size = max(len(self._data), self._was)
         while size < need:
             size *= 2
         size = min(size, max(self.limit, FIRST_SIZE))
-        # A new object, never a resize: segments under way may still look into the old one.
-        data = bytearray(size)
+        # A new object, never a resize: segments under way may still look into the old one, which
+        # is why it does not go into the stock either.
+        data = _take(size)
         if self._len:
             data[: self._len] = self.peek(0, self._len)
         self._data, self._head = data, 0
@@ -116,8 +158,13 @@ class RingBuffer:
         """Append the first `n` bytes of the last `writable`; none gives its memory back."""
         self._len += n
         if not self._len:
-            self._data = _NOTHING
-            self._head = 0
+            self._drained()
+
+    def _drained(self) -> None:
+        self._was = max(len(self._data), FIRST_SIZE)
+        _give(self._data)
+        self._data = _NOTHING
+        self._head = 0
 
     def peek(self, offset: int, n: int) -> Buffer:
         """Return `n` bytes from `offset`; a copy is made only where they wrap around."""
@@ -136,8 +183,7 @@ class RingBuffer:
         if self._len:
             self._head = (self._head + n) % len(self._data)
         else:
-            self._data = _NOTHING
-            self._head = 0
+            self._drained()
 
 
 class ReceiveQueue:

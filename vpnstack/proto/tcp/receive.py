@@ -45,7 +45,7 @@ def syn_sent(c: Block, seg: Segment, now: float) -> None:
     flags = seg.flags
     acceptable = False
     if flags & ACK:
-        acceptable = unwrap(seg.ack, c.iss) == c.iss + 1
+        acceptable = unwrap(seg.ack, c.iss) == c.iss + 1 == c.snd_nxt
         if not acceptable:
             c.reset_out = reset_for(seg)
             c.wants_transmit = c.reset_out is not None
@@ -137,6 +137,8 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
         return
     if flags & ECE and c.ecn:
         ecn.on_echo(c, flight, now)
+    if flags & FIN and c.rcv_fin < 0:  # there is one end, the first that was told
+        c.rcv_fin = seq + n
     if n:
         size = size or n
         if size > c.rcv_mss or autotune.MSS_MIN <= size < c.rcv_mss:
@@ -149,7 +151,6 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
         if now >= c.drs_at and c.state is not CLOSED:
             autotune.on_round(c, ts, now)
     if flags & FIN:
-        c.rcv_fin = seq + n
         c.ack_now = True
         c.wants_transmit = True
     if c.rcv_fin == c.rcv_nxt and c.state is not CLOSED:
@@ -228,7 +229,7 @@ def _syn(c: Block, seq: int, now: float) -> None:
 
 def _ack_of_syn(c: Block, ack: int, wnd: int, seq: int, seg: Segment, now: float) -> bool:
     """RFC 9293, 3.10.7.4, fifth, SYN_RECEIVED."""
-    if ack != c.iss + 1:
+    if not ack == c.iss + 1 == c.snd_nxt:  # the SYN-ACK may still wait for a neighbour
         c.reset_out = reset_for(seg)
         c.wants_transmit = True
         return False
@@ -279,10 +280,14 @@ def _text(c: Block, seq: int, body: Buffer, now: float) -> None:
 def _fill(c: Block, assembler: Assembler) -> None:
     """Move what has become contiguous; RFC 5681, 4.2: acknowledge at once when a gap closes."""
     for piece in assembler.pop(c.rcv_nxt):
+        if 0 <= c.rcv_fin < c.rcv_nxt + len(piece):  # beyond the peer's own FIN
+            piece = piece[: c.rcv_fin - c.rcv_nxt]
+            if not piece:
+                break
         c.rcv_nxt += len(piece)
         c.n_bytes_received += len(piece)
         c.queue.append(piece)
-    if not assembler.ranges:
+    if not assembler.ranges or c.rcv_fin == c.rcv_nxt:
         c.assembler = None
     c.ack_now = c.wants_transmit = True
 

@@ -145,13 +145,18 @@ def handshake(c: Block, now: float, out: list[Segment]) -> None:
         arm(c, now)
 
 
+def payload_max(c: Block) -> int:
+    """Return what fits into a segment beside the SACK blocks that it would carry."""
+    if not c.sack_ok or (c.assembler is None and c.dsack is None):
+        return c.mss
+    ranges = len(c.assembler.ranges) if c.assembler is not None else 0
+    return c.mss - 4 - 8 * min(ranges + (c.dsack is not None), 3 if c.ts_ok else 4)
+
+
 def data(c: Block, now: float, budget: int, out: list[Segment]) -> None:
     """Append up to `budget` segments with data or FIN to `out`."""
     sb = c.sb
-    mss = c.mss
-    if c.sack_ok and (c.assembler is not None or c.dsack is not None):
-        ranges = len(c.assembler.ranges) if c.assembler is not None else 0
-        mss -= 4 + 8 * min(ranges + (c.dsack is not None), 3 if c.ts_ok else 4)
+    mss = payload_max(c)
     if c.cc.pacing_rate and pacing.waits(c, now):
         return
     if sb.lost and c.frto != undo.NEW_DATA:
@@ -182,7 +187,7 @@ def data(c: Block, now: float, budget: int, out: list[Segment]) -> None:
 
 def _new_data(c: Block, now: float, mss: int, avail: int, budget: int, out: list[Segment]) -> int:
     """Send what the windows allow; return how many bytes stay behind."""
-    if c.pmtu is not None and (n := pmtud.probe_size(c, now, avail)):
+    if c.pmtu is not None and mss == c.mss and (n := pmtud.probe_size(c, now, avail)):
         out.append(_transmit(c, n, ACK, n, now))
         avail -= n
     limit = max(c.config.max_super // mss, 1) * mss if c.config.tso else mss
@@ -316,25 +321,27 @@ def resend(c: Block, record: Sent, mss: int, now: float) -> Segment:
 def tail_probe(c: Block, now: float, out: list[Segment]) -> None:
     """Send a tail loss probe (RFC 8985, 7.3): a new segment, or the last one again."""
     sb = c.sb
+    mss = payload_max(c)
     avail = c.snd_una + len(c.snd_buf) - c.snd_nxt
     room = c.snd_una + c.snd_wnd - c.snd_nxt
-    n = min(avail, c.mss, room)
+    n = min(avail, mss, room)
     c.tlp_retrans = c.fin_seq >= 0 or n <= 0
     if not c.tlp_retrans:
-        out.append(_transmit(c, n, ACK | PSH, c.mss, now))
+        out.append(_transmit(c, n, ACK | PSH, mss, now))
     else:
         last = sb.records[-1]
-        if last.end - last.seq > c.mss:
-            sb.split(len(sb.records) - 1, last.end - c.mss)
+        if last.end - last.seq > mss:
+            sb.split(len(sb.records) - 1, last.end - mss)
             last = sb.records[-1]
-        out.append(resend(c, last, c.mss, now))
+        out.append(resend(c, last, mss, now))
     c.tlp_end = c.snd_nxt
 
 
 def force(c: Block, now: float, out: list[Segment]) -> None:
     """Send what fits a window that stayed too small for a whole segment (RFC 9293 3.8.6.2.1)."""
     end = min(len(c.snd_buf), c.snd_wnd) + c.snd_una
-    n = min(end - c.snd_nxt, c.mss)
+    mss = payload_max(c)
+    n = min(end - c.snd_nxt, mss)
     if n > 0 and c.fin_seq < 0:
-        out.append(_transmit(c, n, ACK | PSH, c.mss, now))
+        out.append(_transmit(c, n, ACK | PSH, mss, now))
         arm(c, now)
