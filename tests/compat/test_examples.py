@@ -45,3 +45,37 @@ def test_quickstart(require: Callable[..., None], tmp_path: Path) -> None:
     )  # fmt: skip
     assert run.stdout.split()[0] == log.stdout.split()[0]
     assert "Linux" in run.stdout
+
+
+def test_prototype(tmp_path: Path) -> None:
+    run = example("prototype.py", "200000", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("Tally, 40") == run.stdout.count("TCP, CUBIC") == 3
+    assert run.stdout == example("prototype.py", "200000", cwd=tmp_path).stdout  # virtual time
+
+
+def test_congestion(tmp_path: Path) -> None:
+    run = example("congestion.py", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    rows = {line.split()[0]: line.split() for line in run.stdout.splitlines()}
+    speed = {name: float(row[1]) for name, row in rows.items()}
+    delay = {name: float(row[5]) for name, row in rows.items()}
+    assert speed["delay"] > 0.9 * speed["cubic"] > 10
+    assert delay["delay"] < 0.5 * delay["cubic"]
+
+
+def test_p9_objects(require: Callable[..., None], tmp_path: Path) -> None:
+    require("diodcat")
+    program = [sys.executable, str(ROOT / "examples" / "p9_objects.py")]
+    environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(
+        program, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment
+    ) as server:
+        try:
+            assert server.stdout is not None
+            assert "5640" in server.stdout.readline()
+            read = ["diodcat", "-s", "127.0.0.1:5640", "-a", "/", "hello"]
+            done = subprocess.run(read, capture_output=True, text=True, timeout=20, check=False)
+            assert done.stdout == "hello, world\n", done.stderr
+        finally:
+            server.terminate()

@@ -61,6 +61,9 @@ class IcmpLayer:
             self.forward.echo_received(message, src, dst, f.ttl, now)
         return None
 
+    def _is_group(self, dst: bytes) -> bool:
+        return ip.is_multicast(dst) or dst == ip.BROADCAST_V4 or self.interface.is_broadcast(dst)
+
     def _believed(self, error: icmp.Error, src: bytes) -> bool:
         """Tell whether `src` can know: between us and a neighbour there is only the neighbour."""
         if ip.upper(error.quote) is None:
@@ -69,9 +72,6 @@ class IcmpLayer:
         believed = about == src or not self.interface.on_link(about)
         self.counters.errors_refused += not believed
         return believed
-
-    def _is_group(self, dst: bytes) -> bool:
-        return ip.is_multicast(dst) or dst == ip.BROADCAST_V4 or self.interface.is_broadcast(dst)
 
     def _answer(self, echo: icmp.Echo, src: bytes, dst: bytes, now: float) -> None:
         interface = self.interface
