@@ -365,6 +365,24 @@ async def test_kernel_reports_to_our_query(require: Any, tmp_path: Path, family:
         joining.cancel()
 
 
+TAGGED = """
+import socket, struct
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+s.bind(("tap0", 0)); s.settimeout(5); s.setsockopt(263, 8, 1)  # PACKET_AUXDATA
+mac = bytes.fromhex("020000000055")
+for vid in (78, 77):
+    ask = bytes.fromhex("0001080006040001") + mac + bytes([10, 8, 0, 1])
+    ask += bytes(6) + bytes([10, 8, 0, 2])
+    s.send(b"\\xff" * 6 + mac + struct.pack("!HHH", 0x8100, vid, 0x806) + ask)
+while True:
+    frame, extra, _, _ = s.recvmsg(2000, 100)
+    if frame[:6] == mac:
+        break
+tci = struct.unpack_from("IIIHHHH", extra[0][2])[5]
+print(frame[12:14].hex(), tci & 0xfff, frame[28:32].hex())
+"""
+
+
 async def test_kernel_reads_our_tag(require: Any, tmp_path: Path) -> None:
     """The kernel takes the tag off our answer and tells its number; VLAN 78 gets no answer."""
     require("root", "ip", "python3")
