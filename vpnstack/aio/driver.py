@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 
-from ..core.access import parse_burst
+from ..core.access import coalesce, parse_burst
 from ..core.burst import Burst
 from ..link.port import Listener, Notifying, Port, PortClosed
 from ..link.switch import Switch
@@ -120,6 +120,8 @@ class Driver:
         self._burst_was_full = burst.full
         now = self.now()
         parse_burst(burst)
+        if burst.count > 1:
+            coalesce(burst, self.switch.mac)
         self.stack.receive(self.switch.ingress(port, burst), now)
         self._run_owners(now)
         self.stack.settle()

@@ -15,6 +15,9 @@ uint16_t csum_pseudo(const struct frame *f, uint32_t l4_len);
 uint32_t frame_read(const struct frame *f, uint32_t off, void *dst, uint32_t n);
 void frame_parse_burst(struct frame *frames, uint32_t n);
 
+/* gro.c: data segments of one flow that follow each other in a burst become one frame. */
+uint32_t frame_coalesce(struct frame *frames, uint32_t n, const uint8_t *mac);
+
 /* view.c */
 const uint8_t *frame_payload(const struct frame *f);
 void frame_alias(const struct frame *in, struct frame *out);

@@ -13,6 +13,7 @@ from ..core.access import macs, octets
 from ..core.burst import Burst
 from .port import Port
 
+MERGED = lib.FRAME_MERGED
 STATIONS_MAX = 4096  # behind one port
 
 
@@ -76,6 +77,8 @@ class Switch:
         """
         local = []
         for f in burst:
+            if f.verdict == MERGED:
+                continue
             if f.head_len < 14 or f.len < 14:
                 self.invalid += 1
                 continue

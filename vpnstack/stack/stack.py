@@ -34,7 +34,7 @@ PASSES = 3  # of a call of `transmit`, where flows ask for neighbours that are n
 TCP_MARGIN = {4: 40, 6: 60}  # what IP and TCP headers without options take from the MTU
 VERDICTS = (
     "ok", "short", "bad_vnet", "bad_ip", "bad_ip_csum", "bad_l4", "bad_l4_csum", "bad_ext",
-    "bad_addr",
+    "bad_addr", "merged",
 )  # fmt: skip
 
 

@@ -91,7 +91,8 @@ class TcpLayer:
 
     def receive(self, f: Any, now: float) -> None:
         """Give a parsed TCP frame to its connection."""
-        self.counters.segments_in += 1
+        size = f.vnet.gso_size
+        self.counters.segments_in += -(-f.data_len // size) if size else 1  # on the wire
         key = access.flow_key(f)
         flow = self.flows.get(key)
         seg = segment_of(f)
