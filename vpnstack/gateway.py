@@ -116,6 +116,7 @@ class Gateway:
             link_local=config.link_local,
         )
         wake = self.driver.wake
+        self.driver.open_lane(self._rng)
         self.tcp = TcpForwarder(self.stack, self.policy, self._loop, wake)
         self.udp = UdpForwarder(self.stack, self.policy, self._loop, wake)
         self.ping = PingForwarder(self.stack, self.policy, self._loop, wake)
@@ -281,7 +282,7 @@ class Gateway:
 
 def tcp_config(version: int, mtu: int) -> Config:
     """Return the parameters of connections with guests, whose silent end has to be noticed."""
-    return replace(default_tcp_config(version, mtu), keepalive=True)
+    return replace(default_tcp_config(version, mtu), keepalive=True, nodelay=True)
 
 
 def raise_descriptor_limit() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable
 from functools import partial
 
@@ -16,6 +17,7 @@ from ..core.burst import Burst
 from ..link.port import Listener, Notifying, Port, PortClosed
 from ..link.switch import Switch
 from ..stack.stack import Stack
+from .lane import Lane
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,14 @@ class Driver:
         self._fds: dict[Port, int] = {}  # a port that closed itself has none any more
         self._writing: set[Port] = set()
         self._closed: dict[Port, Callable[[Port], None] | None] = {}
+        self.lane: Lane | None = None
+
+    def open_lane(self, rng: random.Random) -> Lane:
+        """Let flows of bridges be lent to an express lane (`Flow.fd`)."""
+        self.lane = self.stack.tcp.lender = Lane(self.switch, self.stack.tcp.counters, rng)
+        for port in self._closed:
+            self.lane.attach(port)
+        return self.lane
 
     def now(self) -> float:
         """Return the loop's time, the only clock of the stack."""
@@ -47,6 +57,8 @@ class Driver:
         """Connect a port to the switch and watch it; `closed` is told when its peer is gone."""
         self.switch.attach(port)
         self._closed[port] = closed
+        if self.lane is not None:
+            self.lane.attach(port)
         fd = self._fds[port] = port.fileno()
         if fd >= 0:
             self.loop.add_reader(fd, self._readable, port)
@@ -64,6 +76,8 @@ class Driver:
             self.loop.remove_reader(fd)
         if port in self._writing:
             self._unwatch_stalled(port, fd)
+        if self.lane is not None:
+            self.lane.detach(port, self.now())
         gone = self.switch.stations(port)
         self.switch.detach(port)
         port.close()
@@ -97,11 +111,12 @@ class Driver:
 
     def _readable(self, port: Port) -> None:
         was_stalled = port in self._writing or port.stalled
+        changed = was_stalled
         try:
             for _ in range(BURSTS):
                 if port not in self._closed or not port.rx_burst(self._burst):
                     break
-                self._receive(port)
+                changed |= self._receive(port)
                 if not self._burst_was_full:
                     break
             else:  # frames may wait in the port's own buffer, of which its descriptor says nothing
@@ -113,19 +128,36 @@ class Driver:
             if port in self._writing:
                 self._unwatch_stalled(port, self._fds[port])
             self.stack.tcp.unblock()
-        self.flush()
+        if changed:
+            self.flush()
+        else:
+            self._settle_lane(port)
 
-    def _receive(self, port: Port) -> None:
+    def _receive(self, port: Port) -> bool:
+        """Take a burst; False where the lane carried all of it."""
         burst = self._burst
         self._burst_was_full = burst.full
         now = self.now()
         parse_burst(burst)
         if burst.count > 1:
             coalesce(burst, self.switch.mac)
+        if self.lane is not None and len(self.lane) and not self.lane.receive(port, burst, now):
+            self.stack.frames_taken(burst.count)
+            port.rx_done(burst)
+            return False
         self.stack.receive(self.switch.ingress(port, burst), now)
         self._run_owners(now)
         self.stack.settle()
         port.rx_done(burst)
+        return True
+
+    def _settle_lane(self, port: Port) -> None:
+        """After a turn of which the stack need not hear: its acknowledgements may be due."""
+        if port.stalled:
+            self._watch_stalled()
+        at = self.lane.deadline() if self.lane is not None else None
+        if at is not None and (self._timer is None or at < self._timer_at):
+            self._set_timer(at)
 
     def _run_owners(self, now: float) -> None:
         next_event = self.stack.next_event
@@ -145,6 +177,8 @@ class Driver:
             return
         self._flushing = True
         try:
+            if self.lane is not None:
+                self._expire_lane(self.lane)
             while True:
                 now = self.now()
                 burst = self.stack.transmit(now)
@@ -157,6 +191,11 @@ class Driver:
             self._flushing = False
         self._watch_stalled()
         self._arm()
+
+    def _expire_lane(self, lane: Lane) -> None:
+        at, now = lane.deadline(), self.now()
+        if at is not None and at <= now:
+            lane.expire(now)
 
     def _watch_stalled(self) -> None:
         for port in self.switch.ports:
@@ -179,11 +218,14 @@ class Driver:
 
     def _arm(self) -> None:
         at = self.stack.deadline()
-        if at is None:
-            return
+        lent = self.lane.deadline() if self.lane is not None else None
+        if lent is not None and (at is None or lent < at):
+            at = lent
+        if at is not None and (self._timer is None or at < self._timer_at):
+            self._set_timer(at)  # else it fires first and arms again
+
+    def _set_timer(self, at: float) -> None:
         if self._timer is not None:
-            if self._timer_at <= at:
-                return  # it fires first and arms again
             self._timer.cancel()
         self._timer_at = at
         self._timer = self.loop.call_at(at, self._expired)

@@ -17,7 +17,8 @@ class Verdict(IntEnum):
 
     (
         OK, SHORT, BAD_VNET, BAD_IP, BAD_IP_CSUM, BAD_L4, BAD_L4_CSUM, BAD_EXT, BAD_ADDR, MERGED,
-    ) = range(10)  # fmt: skip
+        TAKEN,
+    ) = range(11)  # fmt: skip
 
 
 class Drop(Exception):

@@ -48,6 +48,7 @@ class Bridge:
         done: Callable[[Bridge], None],
     ) -> None:
         self.flow = flow
+        flow.fd = sock.fileno()
         self.bytes_in = self.bytes_out = 0
         self._sock = sock
         self._loop = loop
@@ -113,6 +114,18 @@ class Bridge:
     # From the host.
 
     def _readable(self) -> None:
+        flow = self.flow
+        if flow.lease is not None:
+            code = flow.carry(self._loop.time())
+            if not code:
+                return
+            flow.recall()
+            if code < 0:
+                self._host_died()
+                return
+        self._read()
+
+    def _read(self) -> None:
         conn = self.flow.conn
         taken = 0
         try:
@@ -187,6 +200,8 @@ class Bridge:
         """Let go of the host socket; the flow ends by itself or was ended by the caller."""
         if self._sock.fileno() < 0:
             return
+        self.flow.recall()
+        self.flow.fd = -1
         self._stop_reading()
         self._stop_writing()
         self._sock.close()

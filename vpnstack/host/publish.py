@@ -142,6 +142,7 @@ class PublishedTcp(Published):
             sock.close()
         self._connecting.clear()
         for bridge in list(self.bridges):
+            bridge.flow.recall()
             bridge.flow.conn.abort()
             bridge.flow.touch()
             bridge.abort()

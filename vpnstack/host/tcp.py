@@ -132,6 +132,7 @@ class TcpForwarder:
             flow.refuse()
         self._connecting.clear()
         for bridge in list(self.bridges):
+            bridge.flow.recall()
             bridge.flow.conn.abort()
             bridge.flow.touch()
             bridge.abort()

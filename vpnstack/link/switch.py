@@ -47,6 +47,10 @@ class Switch:
         """Return the addresses seen behind `port`."""
         return list(self._behind.get(id(port), ()))
 
+    def port_of(self, mac: bytes) -> Port | None:
+        """Return the port behind which `mac` was seen last."""
+        return self._stations.get(mac)
+
     def blocked(self, mac: bytes) -> bool:
         """Tell whether the port that leads to `mac` takes no frames now."""
         port = self._stations.get(mac)
@@ -77,7 +81,7 @@ class Switch:
         """
         local = []
         for f in burst:
-            if f.verdict == MERGED:
+            if f.verdict >= MERGED:
                 continue
             if f.head_len < 14 or f.len < 14:
                 self.invalid += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 from ..proto.tcp.connection import Connection
 from ..proto.tcp.state import Input
@@ -12,14 +12,32 @@ from . import headers
 class FlowTable(Protocol):
     """What a flow asks of the layer that holds it."""
 
+    lender: Lender | None
+
     def ready(self, flow: Flow) -> None:
         """Look at the flow again."""
 
     def decided(self, flow: Flow) -> None:
         """Its held SYN got an answer."""
 
+    def recall(self, flow: Flow) -> None:
+        """Take its lent connection back."""
+
     def forget(self, flow: Flow) -> None:
         """Take it out of the table."""
+
+
+class Lender(Protocol):
+    """Who carries settled connections past the stack (`aio.lane`)."""
+
+    def offer(self, flow: Flow, now: float) -> None:
+        """Take the connection over, if it may be."""
+
+    def readable(self, flow: Flow, now: float) -> int:
+        """Carry what the host's socket has; see `Flow.carry`."""
+
+    def recall(self, flow: Flow, now: float) -> None:
+        """Give the connection back: `flow.conn` is right again, `flow.lease` None."""
 
 
 class FlowOwner(Protocol):
@@ -40,8 +58,8 @@ class Flow:
     """A connection with its ends: `local` and `remote` are (address, port), addresses packed."""
 
     __slots__ = (
-        "_layer", "conn", "dirty", "key", "local", "mac", "owner", "ready", "remote", "template",
-        "timer",
+        "_layer", "conn", "dirty", "fd", "key", "lease", "local", "mac", "owner", "ready", "remote",
+        "template", "timer",
     )  # fmt: skip
 
     def __init__(self, layer: FlowTable, key: bytes, conn: Connection) -> None:
@@ -53,8 +71,23 @@ class Flow:
         self.local = (dst, dport)
         self.owner: FlowOwner | None = None
         self.mac = self.template = b""
+        self.fd = -1  # a host socket whose octets these are: the flow may be lent
+        self.lease: Any = None  # while it is (struct lease, core.h)
         self.ready = self.dirty = False
         self.timer: float | None = None
+
+    def carry(self, now: float) -> int:
+        """Carry past the stack what the socket of a lent flow has, once.
+
+        Not 0: `recall` it and go on without; negative: an errno that the socket told now.
+        """
+        lender = self._layer.lender
+        return 1 if lender is None else lender.readable(self, now)
+
+    def recall(self) -> None:
+        """Take the connection back from whom it was lent to, before anything looks at it."""
+        if self.lease is not None:
+            self._layer.recall(self)
 
     def touch(self) -> None:
         """Have the stack look at the connection again after a call that changed it."""

@@ -34,7 +34,7 @@ PASSES = 3  # of a call of `transmit`, where flows ask for neighbours that are n
 TCP_MARGIN = {4: 40, 6: 60}  # what IP and TCP headers without options take from the MTU
 VERDICTS = (
     "ok", "short", "bad_vnet", "bad_ip", "bad_ip_csum", "bad_l4", "bad_l4_csum", "bad_ext",
-    "bad_addr", "merged",
+    "bad_addr", "merged", "taken",
 )  # fmt: skip
 
 
@@ -120,6 +120,10 @@ class Stack:
             else:
                 self.registry.receive_frame(f, now)
         self.tcp.settle()
+
+    def frames_taken(self, count: int) -> None:
+        """Count frames that were carried past the stack."""
+        self._frames_in += count
 
     def _drop(self, f: Any, now: float) -> None:
         self._dropped[f.verdict] += 1

@@ -25,7 +25,7 @@ from ..proto.tcp.state import Input, State
 from ..wire import icmp, ip
 from ..wire.icmp import Kind
 from . import headers
-from .flow import Acceptor, Flow
+from .flow import Acceptor, Flow, Lender
 from .interface import Interface, Packet
 from .segments import emit, segment_of
 from .synqueue import SynQueue
@@ -73,6 +73,8 @@ class TcpLayer:
         self._timers: list[tuple[float, int, Flow]] = []
         self._serial = 0
         self.events: deque[tuple[Any, Flow]] = deque()
+        self.lender: Lender | None = None
+        self._now = 0.0  # the latest that we heard of
 
     def reconfigure(self) -> None:
         """The interface's MTU changed: later connections have other parameters."""
@@ -99,6 +101,8 @@ class TcpLayer:
         if flow is None:
             self._unknown(key, seg, now)
             return
+        if flow.lease is not None:
+            self.recall(flow, now)
         if flow.conn.state is State.TIME_WAIT and flow.conn.reusable_by(seg):
             self.forget(flow)  # RFC 6191: the newer SYN opens the connection anew
             self._unknown(key, seg, now, flow.conn.snd_nxt)
@@ -179,6 +183,7 @@ class TcpLayer:
         flow = self.flows.get(headers.key(*remote, *local, headers.TCP))
         if flow is None:
             return False
+        self.recall(flow)
         conn = flow.conn
         return (seq - conn.snd_una) & 0xFFFFFFFF < max(conn.snd_nxt - conn.snd_una, 1)
 
@@ -191,6 +196,7 @@ class TcpLayer:
         if flow is None or where is None:
             return
         seq = int.from_bytes(error.quote[where.offset + 4 : where.offset + 8], "big")
+        self.recall(flow, now)
         if error.kind is Kind.TOO_BIG:
             room = (error.value & 0xFFFF) - (40 if error.version == 4 else 60)
             flow.conn.icmp_error(Icmp.PACKET_TOO_BIG, now, seq, max(room, 0))
@@ -198,6 +204,11 @@ class TcpLayer:
             hard = error.kind in (Kind.PORT_UNREACHABLE, Kind.PROTOCOL_UNREACHABLE, Kind.PROHIBITED)
             flow.conn.icmp_error(Icmp.HARD if hard else Icmp.SOFT, now, seq)
         self._mark(flow)
+
+    def recall(self, flow: Flow, now: float | None = None) -> None:
+        """Take a lent connection back; the time is that of the last burst, where none is given."""
+        if self.lender is not None and flow.lease is not None:
+            self.lender.recall(flow, self._now if now is None else now)
 
     def resolved(self, hop: bytes) -> None:
         """A neighbour answered: the flows that waited for its link address are ready."""
@@ -220,6 +231,7 @@ class TcpLayer:
     def lost(self, macs: Container[bytes]) -> None:
         """The stations `macs` are gone for good: end their flows."""
         for flow in [flow for flow in self.flows.values() if flow.mac in macs]:
+            self.recall(flow)
             if flow.conn.state is not State.CLOSED:
                 flow.conn.finish(Input.ABORT, Event.UNREACHABLE)
             self._after(flow)
@@ -301,12 +313,17 @@ class TcpLayer:
 
     def transmit(self, burst: Burst, now: float) -> None:
         """Fill `burst` from the flows that are ready, in turn."""
+        self._now = now
         ready = self._ready
         while ready and not burst.full:
             flow = ready.popleft()
             flow.ready = False
+            if flow.lease is not None:
+                self.recall(flow, now)
             if self._transmit_flow(flow, burst, now):
                 self._after(flow)
+                if flow.fd >= 0 and not flow.ready and self.lender is not None:
+                    self.lender.offer(flow, now)
 
     def _transmit_flow(self, flow: Flow, burst: Burst, now: float) -> bool:
         """Send a turn's worth; False when the flow has to wait, its timers with it."""
@@ -381,6 +398,7 @@ class TcpLayer:
             if flow.timer != at:
                 continue
             flow.timer = None
+            self.recall(flow, now)
             if flow.conn.state is not State.CLOSED:
                 self._rearm(flow, now)
 
