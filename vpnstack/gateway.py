@@ -117,7 +117,7 @@ class Gateway:
         )
         wake = self.driver.wake
         self.driver.open_lane(self._rng)
-        self.tcp = TcpForwarder(self.stack, self.policy, self._loop, wake)
+        self.tcp = TcpForwarder(self.stack, self.policy, self.driver)
         self.udp = UdpForwarder(self.stack, self.policy, self._loop, wake)
         self.ping = PingForwarder(self.stack, self.policy, self._loop, wake)
         self.stack.tcp.forward = self.tcp
@@ -252,7 +252,7 @@ class Gateway:
         target = (self.resolve(guest[0]), guest[1])
         sock = bind(kind, host)
         make = PublishedTcp if proto == "tcp" else PublishedUdp
-        made = make(self.stack, self.policy, self._loop, self.driver.wake, sock, target)
+        made = make(self.stack, self.policy, self.driver, sock, target)
         self._published.append(made)
         return made
 
@@ -282,7 +282,7 @@ class Gateway:
 
 def tcp_config(version: int, mtu: int) -> Config:
     """Return the parameters of connections with guests, whose silent end has to be noticed."""
-    return replace(default_tcp_config(version, mtu), keepalive=True, nodelay=True)
+    return replace(default_tcp_config(version, mtu), keepalive=True, nodelay=True, delayed_fin=True)
 
 
 def raise_descriptor_limit() -> None:

@@ -18,6 +18,7 @@ from ..link.port import Listener, Notifying, Port, PortClosed
 from ..link.switch import Switch
 from ..stack.stack import Stack
 from .lane import Lane
+from .poller import Poller
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,14 @@ class Driver:
         self._writing: set[Port] = set()
         self._closed: dict[Port, Callable[[Port], None] | None] = {}
         self.lane: Lane | None = None
+        self._poller: Poller | None = None
+
+    @property
+    def poller(self) -> Poller:
+        """Host sockets whose callbacks may change the stack: it transmits after each turn."""
+        if self._poller is None:
+            self._poller = Poller(self.loop, self._turned)
+        return self._poller
 
     def open_lane(self, rng: random.Random) -> Lane:
         """Let flows of bridges be lent to an express lane (`Flow.fd`)."""
@@ -101,9 +110,21 @@ class Driver:
 
     def wake(self) -> None:
         """Have the stack transmit soon; calls until then cost nothing more."""
+        self.stack.look()
+        self.wake_flows()
+
+    def wake_flows(self) -> None:
+        """Do the same after calls that touched nothing but flows."""
         if not self._scheduled and not self._flushing:
             self._scheduled = True
             self.loop.call_soon(self._flush_soon)
+
+    def _turned(self) -> None:
+        """Flush after a turn of the poller, unless the lane carried all that it brought."""
+        if self.stack.tcp.pending or self.stack.tcp.events or self.stack.interface.queue:
+            self.flush()
+        else:
+            self._settle_lane()
 
     def _flush_soon(self) -> None:
         self._scheduled = False
@@ -131,7 +152,7 @@ class Driver:
         if changed:
             self.flush()
         else:
-            self._settle_lane(port)
+            self._settle_lane()
 
     def _receive(self, port: Port) -> bool:
         """Take a burst; False where the lane carried all of it."""
@@ -151,10 +172,9 @@ class Driver:
         port.rx_done(burst)
         return True
 
-    def _settle_lane(self, port: Port) -> None:
-        """After a turn of which the stack need not hear: its acknowledgements may be due."""
-        if port.stalled:
-            self._watch_stalled()
+    def _settle_lane(self) -> None:
+        """After a turn of which the stack need not hear: acknowledgements may be due."""
+        self._watch_stalled()
         at = self.lane.deadline() if self.lane is not None else None
         if at is not None and (self._timer is None or at < self._timer_at):
             self._set_timer(at)
@@ -246,6 +266,8 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._poller is not None:
+            self._poller.close()
         self._flushing = True  # nothing is sent any more
         for port in list(self._closed):
             self.detach(port)

@@ -62,7 +62,7 @@ class Endpoints:
         flow = self._open_flow(remote, local)
         protocol = factory()
         connected = self.loop.create_future()
-        transport = StackTransport(flow, protocol, self.loop, self.driver.wake, connected)
+        transport = StackTransport(flow, protocol, self.loop, self.driver.wake_flows, connected)
         self.driver.wake()
         try:
             await connected
@@ -114,7 +114,7 @@ class Endpoints:
                 listeners.pop(key, None)
             self._servers.pop(server, None)
 
-        server = StackServer(factory, self.loop, self.driver.wake, closed, keys, clients_max)
+        server = StackServer(factory, self.loop, self.driver.wake_flows, closed, keys, clients_max)
         for key in keys:
             listeners[key] = server
         self._servers[server] = None

@@ -454,7 +454,7 @@ int lane_send(struct lane *l, struct lease *e, double now, struct frame *out)
         end(e, LEASE_HOST_EOF);
     if (got <= 0)
         return got == 0 || errno == EAGAIN || errno == EINTR ? 0 : -errno;
-    if ((uint32_t)got == want && want == HELD_FIRST) /* there is more: let it flow */
+    if ((uint32_t)got == want) /* there may be more: let it flow */
         end(e, LEASE_BULK);
     emit(l, e, out, e->held + e->held_at + flight, (uint32_t)got, now);
     e->snd_nxt += (uint32_t)got;

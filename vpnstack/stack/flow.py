@@ -59,7 +59,7 @@ class Flow:
 
     __slots__ = (
         "_layer", "conn", "dirty", "fd", "key", "lease", "local", "mac", "owner", "ready", "remote",
-        "template", "timer",
+        "resolved_by", "resolved_until", "template", "timer",
     )  # fmt: skip
 
     def __init__(self, layer: FlowTable, key: bytes, conn: Connection) -> None:
@@ -71,6 +71,7 @@ class Flow:
         self.local = (dst, dport)
         self.owner: FlowOwner | None = None
         self.mac = self.template = b""
+        self.resolved_until, self.resolved_by = 0.0, 0  # how long `mac` is believed
         self.fd = -1  # a host socket whose octets these are: the flow may be lent
         self.lease: Any = None  # while it is (struct lease, core.h)
         self.ready = self.dirty = False

@@ -33,6 +33,7 @@ from .synqueue import SynQueue
 FLOWS_MAX = 131072
 HELD_MAX = 4096  # SYNs that wait for a decision
 TURN = 16  # segments of one flow before the next one's turn
+RESOLVED = 1.0  # seconds for which a flow need not ask for its neighbour's address again
 TIMERS_SLACK = 64  # outdated timers that are not worth a search
 
 
@@ -91,21 +92,40 @@ class TcpLayer:
 
     # Receiving.
 
+    def receive_known(self, f: Any, now: float) -> bool:
+        """Give a parsed segment to its connection; False where there is none.
+
+        The addresses of a flow were looked at when it was opened.  Those of no flow, and packets
+        with IP options, take the longer way through `Stack.receive` to `receive`.
+        """
+        flow = self.flows.get(access.flow_key(f))
+        if flow is None or f.l4 - f.l3 not in (20, 40) or f.ttl < 2:
+            return False
+        self._count(f)
+        self._receive(flow, segment_of(f), now)
+        return True
+
     def receive(self, f: Any, now: float) -> None:
-        """Give a parsed TCP frame to its connection."""
-        size = f.vnet.gso_size
-        self.counters.segments_in += -(-f.data_len // size) if size else 1  # on the wire
+        """Give a parsed TCP frame to its connection, or open one."""
+        self._count(f)
         key = access.flow_key(f)
         flow = self.flows.get(key)
         seg = segment_of(f)
         if flow is None:
             self._unknown(key, seg, now)
-            return
+        else:
+            self._receive(flow, seg, now)
+
+    def _count(self, f: Any) -> None:
+        size = f.vnet.gso_size
+        self.counters.segments_in += -(-f.data_len // size) if size else 1  # on the wire
+
+    def _receive(self, flow: Flow, seg: Segment, now: float) -> None:
         if flow.lease is not None:
             self.recall(flow, now)
         if flow.conn.state is State.TIME_WAIT and flow.conn.reusable_by(seg):
             self.forget(flow)  # RFC 6191: the newer SYN opens the connection anew
-            self._unknown(key, seg, now, flow.conn.snd_nxt)
+            self._unknown(flow.key, seg, now, flow.conn.snd_nxt)
             return
         flow.conn.receive(seg, now)
         self._mark(flow)
@@ -346,6 +366,8 @@ class TcpLayer:
 
     def _resolve(self, flow: Flow, now: float) -> bool:
         """Make sure of the template; False when the flow has to wait for a link address."""
+        if now < flow.resolved_until and flow.resolved_by == self.interface.neighbours.generation:
+            return not self._is_blocked(flow)
         mac = self.interface.resolve(flow.remote[0], now, None)
         if mac is None:
             self._waiting.setdefault(self._hop(flow), {})[flow] = None
@@ -354,10 +376,15 @@ class TcpLayer:
             ends = (*flow.local, *flow.remote)
             flow.mac = mac
             flow.template = headers.template(mac, self.interface.station, ends, headers.TCP)
-        if self.interface.link.blocked(mac):
+        flow.resolved_until = now + RESOLVED
+        flow.resolved_by = self.interface.neighbours.generation
+        return not self._is_blocked(flow)
+
+    def _is_blocked(self, flow: Flow) -> bool:
+        if self.interface.link.blocked(flow.mac):
             self._blocked[flow] = None
-            return False
-        return True
+            return True
+        return False
 
     def _hop(self, flow: Flow) -> bytes:
         return self.interface.next_hop(flow.remote[0]) or flow.remote[0]

@@ -152,7 +152,7 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
         _text(c, seq, body, now)
         if now >= c.drs_at and c.state is not CLOSED:
             autotune.on_round(c, ts, now)
-    if flags & FIN:
+    if flags & FIN and not (c.config.delayed_fin and c.rcv_fin == c.rcv_nxt):
         c.ack_now = True
         c.wants_transmit = True
     if c.rcv_fin == c.rcv_nxt and c.state is not CLOSED:
@@ -316,7 +316,10 @@ def _fin(c: Block, now: float) -> None:
     if state in (State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2):
         c.go(Input.RCV_FIN)
         c.rcv_nxt += 1
-        c.ack_now = c.wants_transmit = True
+        if not c.config.delayed_fin or state is not ESTABLISHED:
+            c.ack_now = c.wants_transmit = True
+        elif c.t_ack == OFF:
+            c.t_ack = now + c.config.delayed_ack
         c.events |= READABLE
         if state is State.FIN_WAIT_2:
             c.t_wait = now + 2 * c.config.msl
