@@ -47,6 +47,7 @@ class Endpoints:
         self.stack = stack
         self.driver = driver
         self.loop = loop
+        self._wake = driver.wake  # one for all: each look at a method makes an object
         self._servers: dict[StackServer, None] = {}
         self._datagrams: list[StackDatagramTransport] = []
 
@@ -62,7 +63,7 @@ class Endpoints:
         flow = self._open_flow(remote, local)
         protocol = factory()
         connected = self.loop.create_future()
-        transport = StackTransport(flow, protocol, self.loop, self.driver.wake, connected)
+        transport = StackTransport(flow, protocol, self.loop, self._wake, connected)
         self.driver.wake()
         try:
             await connected
