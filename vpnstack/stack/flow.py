@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Protocol
 
 from ..proto.tcp.connection import Connection
 from ..proto.tcp.state import Input
 from . import headers
+
+
+@lru_cache(maxsize=1024)
+def _shared(address: bytes) -> bytes:
+    """Return the same object for the same octets: many flows have the same peer."""
+    return address
 
 
 class FlowTable(Protocol):
@@ -58,17 +65,16 @@ class Flow:
     """A connection with its ends: `local` and `remote` are (address, port), addresses packed."""
 
     __slots__ = (
-        "_layer", "conn", "dirty", "fd", "key", "lease", "local", "mac", "owner", "ready", "remote",
+        "_layer", "conn", "dirty", "fd", "key", "lease", "mac", "owner", "ready", "remote",
         "resolved_by", "resolved_until", "template", "timer",
     )  # fmt: skip
 
     def __init__(self, layer: FlowTable, key: bytes, conn: Connection) -> None:
-        src, sport, dst, dport = headers.unpack_key(key)
+        src, sport, _, _ = headers.unpack_key(key)
         self._layer = layer
         self.key = key
         self.conn = conn
-        self.remote = (src, sport)
-        self.local = (dst, dport)
+        self.remote = (_shared(src), sport)
         self.owner: FlowOwner | None = None
         self.mac = self.template = b""
         self.resolved_until, self.resolved_by = 0.0, 0  # how long `mac` is believed
@@ -76,6 +82,12 @@ class Flow:
         self.lease: Any = None  # while it is (struct lease, core.h)
         self.ready = self.dirty = False
         self.timer: float | None = None
+
+    @property
+    def local(self) -> tuple[bytes, int]:
+        """Return our end, out of the key: few ask, and 100,000 flows are as many tuples."""
+        _, _, dst, dport = headers.unpack_key(self.key)
+        return dst, dport
 
     def carry(self, now: float) -> int:
         """Carry past the stack what the socket of a lent flow has, once.
