@@ -88,8 +88,13 @@ def on_ack(c: Block, acked: int, sacked: int, duplicate: bool, flight: int, rtt:
     if phase is not RECOVERY:
         if acked:
             c.dup_acks_in = sb.dup_bytes = 0
-        if acked and (phase is not CWR or not c.cc.prr):
-            _grow(c, acked, rtt, now)
+        if phase is not CWR or not c.cc.prr:
+            if acked:
+                _grow(c, acked + sacked, rtt, now)
+            elif not lost and sb.reordered > DUP_THRESH * c.mss:
+                # RFC 5681 grows by what is acknowledged in order, which SACKed data never is again
+                # here: on a path that reorders, count it when it arrives (as Linux does).
+                _grow(c, sacked, rtt, now)
         if lost and phase is not LOSS:
             if c.pmtu is not None and pmtud.lost_alone(c):
                 c.rtx_credit = sb.lost  # RFC 4821, 7.5: a probe's loss is no congestion

@@ -103,6 +103,20 @@ def test_reordering_is_not_loss_once_it_was_seen(seed: int) -> None:
     assert pair.a.conn.n_retrans <= 10  # of 1382 segments, nearly all of them out of order
 
 
+def test_slow_start_doubles_on_a_path_that_reorders() -> None:
+    """What a SACK tells first counts as much as what is acknowledged in order."""
+    t = established(wnd=2000)
+    t.conn.sb.reordered = 10_000
+    t.conn.send(bytes(40_000))
+    t.trace()
+    start = t.conn.cc.cwnd
+    t.wait(0.01)
+    t.inject(".", ack=1, sacks=((1001, 6001),))
+    assert t.conn.phase is Phase.OPEN
+    t.inject(".", ack=10_001)
+    assert t.conn.cc.cwnd == start + 10_000
+
+
 def test_single_late_segments_cost_no_goodput() -> None:
     """The median of five links on which one segment in fifty arrives four milliseconds late."""
     ratios = []
