@@ -3,8 +3,8 @@
     python benchmarks/tcp.py [--quick] [--json FILE] [--only goodput|speed|memory]
 
 Goodput needs root, for TAP devices, namespaces and a real-time priority; the full run takes eleven
-minutes.  Its ratios are medians over seeds of ours to the kernel's at the same seed.  Cells without a peer compare with the figure
-that is required of us.
+minutes.  Its ratios are medians over seeds of ours to the kernel's at the same seed.  Cells without
+a peer compare with the figure that is required of us.
 """
 
 from __future__ import annotations

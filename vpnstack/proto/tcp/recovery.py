@@ -45,9 +45,8 @@ def take_sacks(c: Block, blocks: list[tuple[int, int]], now: float) -> int:
                     newest = record
                 index = _join(records, index)
             index += 1
-    if newest is not None:
-        if sb.sampled is None or newest.time >= sb.sampled.time:
-            sb.sampled = newest
+    if newest is not None and (sb.sampled is None or newest.time >= sb.sampled.time):
+        sb.sampled = newest
     return fresh
 
 
@@ -57,14 +56,19 @@ def _join(records: list[Sent], index: int) -> int:
     Peers repeat their blocks, and each ACK looks at all records in them: the list stays as short
     as there are holes.
     """
-    record = records[index]
     if index + 1 < len(records) and records[index + 1].state == SACKED:
-        record.end = records.pop(index + 1).end
+        _absorb(records, index)
     if index and records[index - 1].state == SACKED:
-        records[index - 1].end = record.end
-        del records[index]
-        return index - 1
+        index -= 1
+        _absorb(records, index)
     return index
+
+
+def _absorb(records: list[Sent], index: int) -> None:
+    """Let a record take the place of the one behind it, too."""
+    behind = records.pop(index + 1)
+    records[index].end = behind.end
+    records[index].rtx |= behind.rtx  # no round trip may be taken if the peer reneges
 
 
 def on_ack(c: Block, acked: int, sacked: int, duplicate: bool, flight: int, rtt: float,
