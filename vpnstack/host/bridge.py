@@ -19,7 +19,7 @@ from ..proto.tcp.state import State
 from ..stack.flow import Flow
 
 _ABORT = struct.pack("ii", 1, 0)  # SO_LINGER on, 0 seconds: close sends a reset
-READ_TURN = 1 << 20  # bytes read from one socket before others have their turn
+READ_TURN = 1 << 17  # octets read from one socket before others have their turn
 _DEAD = (Event.RESET, Event.TIMED_OUT, Event.UNREACHABLE, Event.REFUSED)
 
 
