@@ -349,6 +349,23 @@ def test_row8_error_about_numbers_that_are_not_in_flight() -> None:
         assert flow.conn.state is state
 
 
+def test_row8_source_quench_is_ignored() -> None:
+    """RFC 6633 3: hosts discard it, for it slows senders that trust it."""
+    net, owner = listening()
+    answer = opened(net)
+    conn = owner.flows[0].conn
+    conn.send(b"data")
+    owner.flows[0].touch()
+    net.run()
+    before = conn.cc.cwnd, conn.state
+    body = bytes.fromhex("00500fa0") + ((answer.seq + 1) & 0xFFFFFFFF).to_bytes(4) + bytes(12)
+    quote = ip.emit(ip.Repr(HOST4, GUEST4, ip.TCP), body)
+    quench = icmp.emit(icmp.Error(4, 4, 0, 0, quote), GUEST4, HOST4)
+    net.packet(ip.emit(ip.Repr(GUEST4, HOST4, ip.ICMP), quench))
+    assert (conn.cc.cwnd, conn.state) == before
+    assert net.host.stack.icmp.counters.errors_in == 0
+
+
 def test_row8_redirect_from_a_guest_changes_no_route() -> None:
     net = Net(guest=False)
     net.introduce()
