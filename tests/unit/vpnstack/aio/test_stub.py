@@ -169,3 +169,18 @@ async def test_no_answer_and_bad_names() -> None:
         await resolver.addresses("host.lab.example", 4)
     with pytest.raises(NameNotFound, match="expected a name"):
         await resolver.addresses("a" * 70 + ".example", 4)
+
+
+async def test_rfc6761_names_are_not_asked_for() -> None:
+    world = World(s=good)
+    resolver = stub(world, search=("lab.example",))
+    for name in ("localhost", "LocalHost.", "x.localhost"):
+        assert await resolver.addresses(name, 4) == [parse_address("127.0.0.1")]
+        assert await resolver.addresses(name, 6) == [parse_address("::1")]
+    for name in ("invalid", "a.b.invalid", "facebook.ONION."):
+        with pytest.raises(NameNotFound):
+            await resolver.addresses(name, 4)
+    assert world.asked == []
+    with pytest.raises(NameNotFound):
+        await resolver.addresses("a.test", 4)  # RFC 6761 6.2: nothing special to a resolver
+    assert world.asked != []
