@@ -218,10 +218,13 @@ class Interface:
         """Tell whether `dst` is the directed broadcast of one of our IPv4 networks."""
         return dst in self.broadcasts
 
-    def send_packet(self, octets: bytes, now: float) -> None:
-        """Queue an IP packet, resolving its destination first where that is needed."""
+    def send_packet(self, octets: bytes, now: float, path: int = 0) -> None:
+        """Queue an IP packet, resolving its destination first where that is needed.
+
+        `path` is the MTU that it is cut to, by default that of the path as far as we know.
+        """
         dst = octets[16:20] if octets[0] >> 4 == 4 else octets[24:40]
-        path = self.path_mtu(dst, now)
+        path = path or self.path_mtu(dst, now)
         mac = self.resolve(dst, now, Packet(octets, path))
         if mac is not None:
             self.send_resolved(mac, octets, path)

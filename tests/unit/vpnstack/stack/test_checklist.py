@@ -387,6 +387,14 @@ def test_row8_reply_without_request_is_silent(version: int) -> None:
     assert net.packet(ip.emit(ip.Repr(guest, host, proto), body)) == []
 
 
+def test_rfc6864_echo_replies_differ_in_their_identification() -> None:
+    net = Net(guest=False)
+    net.introduce()
+    answers = [net.packet(echo(GUEST4, HOST4, b"x" * 10))[0][14:] for _ in range(3)]
+    assert len({packet[4:6] for packet in answers}) == 3
+    assert all(not packet[6] & 0x40 for packet in answers)  # they may be cut on the way
+
+
 def test_row8_answer_is_as_long_as_the_question() -> None:
     """A length in the header that exceeds the frame is not answered; padding is not, either."""
     net = Net(guest=False)
