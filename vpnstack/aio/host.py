@@ -77,9 +77,9 @@ class Host:
     """A host with one interface; an async context manager, or `start` and `close`.
 
     `addresses` have prefixes; `gateway` is one address or one of each family; `mac` is made from
-    `name` unless given.  `names` are other hosts'; `tcp` makes the parameters of connections from
-    an IP version and an MTU; `seed` makes ports and sequence numbers repeatable.  With several
-    ports the host bridges between them.
+    `name` unless given; on a `vlan` all frames have its tag (IEEE 802.1Q).  `names` are other
+    hosts'; `tcp` makes the parameters of connections from an IP version and an MTU; `seed` makes
+    ports and sequence numbers repeatable.  With several ports the host bridges between them.
 
     `autoconf` (True, or a `stack.autoconf.Config`) gets addresses, routers and name servers from
     the network, beside `addresses`; `dns` and `search` are servers and domains without it.
@@ -93,6 +93,7 @@ class Host:
         gateway: str | Sequence[str] = (),
         mac: str | None = None,
         mtu: int | None = None,
+        vlan: int | None = None,
         name: str = "host",
         names: Mapping[str, Sequence[bytes]] | None = None,
         tcp: Callable[[int, int], Config] | None = None,
@@ -113,6 +114,7 @@ class Host:
         self._names = {} if names is None else names
         self._port = port
         self._tcp = tcp
+        self._vlan = vlan
         self._rng = random.Random(seed)
         self._running = False
 
@@ -141,8 +143,9 @@ class Host:
         self.switch = Switch(self.mac)
         hops = {len(hop): hop for hop in (ipaddress.ip_address(g).packed for g in self._gateways)}
         config = InterfaceConfig(
-            self.mac, self._addresses, self.mtu, gateway4=hops.get(4), gateway6=hops.get(16)
-        )
+            self.mac, self._addresses, self.mtu, gateway4=hops.get(4), gateway6=hops.get(16),
+            vlan=self._vlan,
+        )  # fmt: skip
         interface = Interface(config, self.switch)
         self.stack = stacks.Stack(interface, rng=self._rng, tcp_config=self._tcp)
         self.driver = Driver(self.stack, self.switch, self.loop)
