@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from vpnstack.proto import acd, dhcp, ra, slaac
+from vpnstack.proto import acd, dhcp, dhcp_client, dhcpv6_client, ra, slaac
 from vpnstack.services.dhcp import DhcpService
 from vpnstack.stack import configured
 from vpnstack.stack.autoconf import Autoconf, Config
 from vpnstack.stack.stack import Stack
 from vpnstack.wire import arp, icmp, ip, ndp
+from vpnstack.wire import dhcp as wire_dhcp
 
 Lan = Any  # conftest's
 NET = ip.parse_address("fd00:1::")
@@ -238,3 +239,26 @@ def test_ping_from_the_configured_host(lan: Lan) -> None:
     auto.stack.interface.send_packet(packet, lan.now)
     lan.run(1)
     assert server.statistics().echoes_answered == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "ident"),
+    [
+        (Config(), b"\xff\0\0\0\1\0\3\0\1"),
+        (Config(dhcpv6=dhcpv6_client.Config(duid=b"\0\4uuid", iaid=7)), b"\xff\0\0\0\7\0\4uuid"),
+        (Config(dhcpv6=None), b"\xff\0\0\0\1\0\3\0\1"),
+        (Config(dhcp=dhcp_client.Config(client_id=b"mine")), b"mine"),
+    ],
+    ids=["default", "given-duid", "no-dhcpv6", "given-identifier"],
+)
+def test_rfc4361_both_versions_of_dhcp_agree_on_who_we_are(
+    lan: Lan, config: Config, ident: bytes
+) -> None:
+    auto = lan.host(2, config)
+    lan.run(3)
+    mac = auto.stack.interface.mac
+    want = ident + mac if ident.endswith(b"\0\3\0\1") else ident
+    [asked, *_] = [frame for _, frame in lan.frames if frame[36:38] == b"\0\x43"]
+    assert wire_dhcp.parse(asked[42:]).get(wire_dhcp.Option.CLIENT_ID) == want
+    if config.dhcpv6 is not None and auto.v6 is not None and auto.v6.client is not None:
+        assert want == b"mine" or want.endswith(auto.v6.client.duid)
