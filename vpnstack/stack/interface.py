@@ -64,6 +64,7 @@ class Datagram:
     data: bytes
 
 
+Route = tuple[bytes, int, bytes]  # network, prefix length, router
 Queued = bytes | Datagram | tuple[bytes, Segment]  # a frame, a datagram, a segment of no flow
 
 
@@ -98,6 +99,7 @@ class Interface:
     paths: pmtu.Cache = field(default_factory=pmtu.Cache)
     gateway4: bytes | None = None
     gateway6: bytes | None = None
+    routes4: tuple[Route, ...] = ()  # before `gateway4`, the longest first (RFC 3442)
     route6: Callable[[bytes], bytes | None] | None = None  # in place of `gateway6`
     mtu_told: int = 0  # by the link's routers or servers; 0: nothing
     hop_limit: int = 64
@@ -164,8 +166,15 @@ class Interface:
         if self.on_link(dst):
             return dst
         if len(dst) == 4:
-            return self.gateway4
+            return self._route4(dst) if self.routes4 else self.gateway4
         return self.route6(dst) if self.route6 is not None else self.gateway6
+
+    def _route4(self, dst: bytes) -> bytes | None:
+        number = int.from_bytes(dst)
+        for network, length, via in self.routes4:
+            if not (number ^ int.from_bytes(network)) >> (32 - length):
+                return via if any(via) else dst  # RFC 3442: a router 0.0.0.0 means on the link
+        return self.gateway4
 
     def reachable(self, addr: bytes) -> bool:
         """Tell whether answers to `addr` can leave here: another single host, and there is a route.

@@ -29,7 +29,9 @@ def events(auto: Autoconf) -> list[configured.Event]:
     return found
 
 
-def router(lan: Lan, number: int = 1, **options: Any) -> Stack:
+def router(
+    lan: Lan, number: int = 1, *, routes: tuple[tuple[bytes, int, bytes], ...] = (), **options: Any
+) -> Stack:
     """A router with DHCP, advertisements and an address in both families."""
     stack: Stack = lan.stack(number, "10.0.0.1/24", "fd00:1::1/64")
     fields: dict[str, Any] = {
@@ -44,6 +46,7 @@ def router(lan: Lan, number: int = 1, **options: Any) -> Stack:
     config = dhcp.Config(
         ROUTER4, 24, first, last, router=ROUTER4, dns=(DNS4,), domain="old.example",
         search=("a.example", "b.a.example"), mtu=1380, lease_time=100,
+        routes=routes,
     )  # fmt: skip
     DhcpService(stack, dhcp.Server(config))
     return stack
@@ -262,3 +265,24 @@ def test_rfc4361_both_versions_of_dhcp_agree_on_who_we_are(
     assert wire_dhcp.parse(asked[42:]).get(wire_dhcp.Option.CLIENT_ID) == want
     if config.dhcpv6 is not None and auto.v6 is not None and auto.v6.client is not None:
         assert want == b"mine" or want.endswith(auto.v6.client.duid)
+
+
+def test_rfc3442_routes_of_a_lease_are_used_while_it_lasts(lan: Lan) -> None:
+    other, third = ip.parse_address("10.0.0.2"), ip.parse_address("10.0.0.3")
+    routes = (
+        (ip.parse_address("172.16.0.0"), 12, other),
+        (ip.parse_address("172.16.9.0"), 24, third),
+        (ip.parse_address("192.0.2.0"), 24, bytes(4)),
+    )
+    router(lan, routes=routes)
+    auto = lan.host(2, Config(ipv6=False, claims=QUICK))
+    lan.run(12)
+    hops = {
+        "172.16.1.1": other, "172.31.255.255": other, "172.16.9.9": third,
+        "192.0.2.5": ip.parse_address("192.0.2.5"), "8.8.8.8": ROUTER4, "172.32.0.1": ROUTER4,
+    }  # fmt: skip
+    for dst, hop in hops.items():
+        assert auto.stack.interface.next_hop(ip.parse_address(dst)) == hop
+    auto.stop(lan.now)
+    lan.run(5)
+    assert auto.stack.interface.next_hop(ip.parse_address("172.16.1.1")) is None
