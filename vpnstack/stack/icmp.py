@@ -53,7 +53,7 @@ class IcmpLayer:
         if isinstance(message, icmp.Error):
             self.counters.errors_in += 1
             return message if self._believed(message, src) else None
-        if message.reply:
+        if message.reply or self.interface.framed_to_group(f):
             return None
         if self.forward is None or dst in self.interface.local or self._is_group(dst):
             self._answer(message, src, dst, now)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ..core import access
 from ..core.burst import Burst
 from ..proto import addrsel, pmtu
 from ..proto.icmp import is_single_host
@@ -49,11 +50,12 @@ class InterfaceConfig:
 
 @dataclass(slots=True)
 class InterfaceCounters:
-    """Packets that were dropped on the way out."""
+    """Packets that were dropped, the last kind on their way in."""
 
     queue_full: int = 0
     unresolved: int = 0
     unroutable: int = 0
+    framed_to_group: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +185,19 @@ class Interface:
         """
         other = is_single_host(addr) and addr not in self.local and addr not in self.broadcasts
         return other and self.next_hop(addr) is not None
+
+    def framed_to_group(self, f: Any) -> bool:
+        """Tell whether a packet for a single host came in a frame for many: drop it.
+
+        RFC 1122 3.3.6: an answer of all who forward it would be a storm.
+        """
+        if not f.head[0] & 1:
+            return False
+        dst = access.destination(f)
+        if ip.is_multicast(dst) or dst == ip.BROADCAST_V4 or self.is_broadcast(dst):
+            return False
+        self.counters.framed_to_group += 1
+        return True
 
     def source_for(self, dst: bytes) -> bytes | None:
         """Return our address to talk to `dst` from.

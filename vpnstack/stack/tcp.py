@@ -96,7 +96,8 @@ class TcpLayer:
         flow = self.flows.get(key)
         seg = segment_of(f)
         if flow is None:
-            self._unknown(key, seg, now)
+            if not self.interface.framed_to_group(f):
+                self._unknown(key, seg, now)
             return
         if flow.conn.state is State.TIME_WAIT and flow.conn.reusable_by(seg):
             self.forget(flow)  # RFC 6191: the newer SYN opens the connection anew

@@ -61,6 +61,8 @@ class UdpLayer:
     def receive(self, f: Any, now: float) -> None:
         """Give a parsed datagram to its owner."""
         self.counters.datagrams_in += 1
+        if self.interface.framed_to_group(f):
+            return
         src, dst = access.source(f), access.destination(f)
         if src in self.interface.local or src in self.interface.broadcasts:
             self.counters.spoofed += 1
