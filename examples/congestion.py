@@ -103,7 +103,8 @@ def main() -> None:
         info = path.sender.statistics(path.now)
         print(
             f"{congestion.name:6} {path.received * 8 / 10 / 1e6:5.1f} Mbit/s"
-            f"  round trip {info.tcpi_rtt / 1000:5.1f} ms  sent again {info.tcpi_total_retrans} segments"
+            f"  round trip {info.tcpi_rtt / 1000:5.1f} ms"
+            f"  sent again {info.tcpi_total_retrans} segments"
         )
 
 

@@ -41,7 +41,5 @@ def pack(s: Statistics) -> bytes:
         s.tcpi_options, s.tcpi_snd_wscale | s.tcpi_rcv_wscale << 4,
         s.tcpi_delivery_rate_app_limited,
     )  # fmt: skip
-    rest = (
-        min(getattr(s, f"tcpi_{name}", 0), (1 << _BITS[width]) - 1) for name, width in _FIELDS
-    )
+    rest = (min(getattr(s, f"tcpi_{name}", 0), (1 << _BITS[width]) - 1) for name, width in _FIELDS)
     return _HEAD.pack(*(min(int(value), 255) for value in head)) + _REST.pack(*rest)

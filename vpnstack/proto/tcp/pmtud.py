@@ -1,8 +1,8 @@
 """The path's MTU: what ICMP says (RFC 1191, 8201), and what silence says (RFC 4821, 8899).
 
 A router's Packet Too Big is believed down to a floor; against sizes that arrived before, only when
-the timer expires, too, as it may be forged (RFC 5927, 7.2).  Where none comes and full segments vanish
-again and again, the path is a black hole for them: the segment size falls to one that always
+the timer expires, too, as it may be forged (RFC 5927, 7.2).  Where none comes and full segments
+vanish again and again, the path is a black hole for them: the segment size falls to one that always
 passes.  From below, probes of new data search upwards for what the path takes now.  A probe that is
 lost alone is no sign of congestion (RFC 4821, 7.5).  Sizes are those of `Block.snd_mss`;
 super-segments follow, as `gso_size` is cut by it.
