@@ -118,7 +118,8 @@ class Gateway:
             link_local=config.link_local,
         )
         wake = self.driver.wake
-        self.tcp = TcpForwarder(self.stack, self.policy, self._loop, wake)
+        self.driver.open_lane(self._rng)
+        self.tcp = TcpForwarder(self.stack, self.policy, self.driver)
         self.udp = UdpForwarder(self.stack, self.policy, self._loop, wake)
         self.ping = PingForwarder(self.stack, self.policy, self._loop, wake)
         self.stack.tcp.forward = self.tcp
@@ -253,7 +254,7 @@ class Gateway:
         target = (self.resolve(guest[0]), guest[1])
         sock = bind(kind, host)
         make = PublishedTcp if proto == "tcp" else PublishedUdp
-        made = make(self.stack, self.policy, self._loop, self.driver.wake, sock, target)
+        made = make(self.stack, self.policy, self.driver, sock, target)
         self._published.append(made)
         return made
 
@@ -287,7 +288,8 @@ def tcp_config(version: int, mtu: int, mss: int = 0) -> Config:
     `mss` clamps their segments, 0 for no clamp.
     """
     made = default_tcp_config(version, mtu)
-    return replace(made, keepalive=True, mss=min(made.mss, mss or made.mss))
+    mss = min(made.mss, mss or made.mss)
+    return replace(made, keepalive=True, nodelay=True, delayed_fin=True, mss=mss)
 
 
 def raise_descriptor_limit() -> None:

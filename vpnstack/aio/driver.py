@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Callable
 from functools import partial
 
-from ..core.access import parse_burst
+from ..core.access import coalesce, parse_burst
 from ..core.burst import Burst
 from ..link.port import Listener, Notifying, Port, PortClosed
 from ..link.switch import Switch
 from ..stack.stack import Stack
+from .lane import Lane
+from .poller import Poller
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,22 @@ class Driver:
         self._fds: dict[Port, int] = {}  # a port that closed itself has none any more
         self._writing: set[Port] = set()
         self._closed: dict[Port, Callable[[Port], None] | None] = {}
+        self.lane: Lane | None = None
+        self._poller: Poller | None = None
+
+    @property
+    def poller(self) -> Poller:
+        """Host sockets whose callbacks may change the stack: it transmits after each turn."""
+        if self._poller is None:
+            self._poller = Poller(self.loop, self._turned)
+        return self._poller
+
+    def open_lane(self, rng: random.Random) -> Lane:
+        """Let flows of bridges be lent to an express lane (`Flow.fd`)."""
+        self.lane = self.stack.tcp.lender = Lane(self.switch, self.stack.tcp.counters, rng)
+        for port in self._closed:
+            self.lane.attach(port)
+        return self.lane
 
     def now(self) -> float:
         """Return the loop's time, the only clock of the stack."""
@@ -47,6 +66,8 @@ class Driver:
         """Connect a port to the switch and watch it; `closed` is told when its peer is gone."""
         self.switch.attach(port)
         self._closed[port] = closed
+        if self.lane is not None:
+            self.lane.attach(port)
         fd = self._fds[port] = port.fileno()
         if fd >= 0:
             self.loop.add_reader(fd, self._readable, port)
@@ -64,6 +85,8 @@ class Driver:
             self.loop.remove_reader(fd)
         if port in self._writing:
             self._unwatch_stalled(port, fd)
+        if self.lane is not None:
+            self.lane.detach(port, self.now())
         gone = self.switch.stations(port)
         self.switch.detach(port)
         port.close()
@@ -87,9 +110,21 @@ class Driver:
 
     def wake(self) -> None:
         """Have the stack transmit soon; calls until then cost nothing more."""
+        self.stack.look()
+        self.wake_flows()
+
+    def wake_flows(self) -> None:
+        """Do the same after calls that touched nothing but flows."""
         if not self._scheduled and not self._flushing:
             self._scheduled = True
             self.loop.call_soon(self._flush_soon)
+
+    def _turned(self) -> None:
+        """Flush after a turn of the poller, unless the lane carried all that it brought."""
+        if self.stack.tcp.pending or self.stack.tcp.events or self.stack.interface.queue:
+            self.flush()
+        else:
+            self._settle_lane()
 
     def _flush_soon(self) -> None:
         self._scheduled = False
@@ -97,11 +132,12 @@ class Driver:
 
     def _readable(self, port: Port) -> None:
         was_stalled = port in self._writing or port.stalled
+        changed = was_stalled
         try:
             for _ in range(BURSTS):
                 if port not in self._closed or not port.rx_burst(self._burst):
                     break
-                self._receive(port)
+                changed |= self._receive(port)
                 if not self._burst_was_full:
                     break
             else:  # frames may wait in the port's own buffer, of which its descriptor says nothing
@@ -113,17 +149,35 @@ class Driver:
             if port in self._writing:
                 self._unwatch_stalled(port, self._fds[port])
             self.stack.tcp.unblock()
-        self.flush()
+        if changed:
+            self.flush()
+        else:
+            self._settle_lane()
 
-    def _receive(self, port: Port) -> None:
+    def _receive(self, port: Port) -> bool:
+        """Take a burst; False where the lane carried all of it."""
         burst = self._burst
         self._burst_was_full = burst.full
         now = self.now()
         parse_burst(burst)
+        if burst.count > 1:
+            coalesce(burst, self.switch.mac)
+        if self.lane is not None and len(self.lane) and not self.lane.receive(port, burst, now):
+            self.stack.frames_taken(burst.count)
+            port.rx_done(burst)
+            return False
         self.stack.receive(self.switch.ingress(port, burst), now)
         self._run_owners(now)
         self.stack.settle()
         port.rx_done(burst)
+        return True
+
+    def _settle_lane(self) -> None:
+        """After a turn of which the stack need not hear: acknowledgements may be due."""
+        self._watch_stalled()
+        at = self.lane.deadline() if self.lane is not None else None
+        if at is not None and (self._timer is None or at < self._timer_at):
+            self._set_timer(at)
 
     def _run_owners(self, now: float) -> None:
         next_event = self.stack.next_event
@@ -143,6 +197,8 @@ class Driver:
             return
         self._flushing = True
         try:
+            if self.lane is not None:
+                self._expire_lane(self.lane)
             while True:
                 now = self.now()
                 burst = self.stack.transmit(now)
@@ -155,6 +211,11 @@ class Driver:
             self._flushing = False
         self._watch_stalled()
         self._arm()
+
+    def _expire_lane(self, lane: Lane) -> None:
+        at, now = lane.deadline(), self.now()
+        if at is not None and at <= now:
+            lane.expire(now)
 
     def _watch_stalled(self) -> None:
         for port in self.switch.ports:
@@ -177,11 +238,14 @@ class Driver:
 
     def _arm(self) -> None:
         at = self.stack.deadline()
-        if at is None:
-            return
+        lent = self.lane.deadline() if self.lane is not None else None
+        if lent is not None and (at is None or lent < at):
+            at = lent
+        if at is not None and (self._timer is None or at < self._timer_at):
+            self._set_timer(at)  # else it fires first and arms again
+
+    def _set_timer(self, at: float) -> None:
         if self._timer is not None:
-            if self._timer_at <= at:
-                return  # it fires first and arms again
             self._timer.cancel()
         self._timer_at = at
         self._timer = self.loop.call_at(at, self._expired)
@@ -202,6 +266,8 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        if self._poller is not None:
+            self._poller.close()
         self._flushing = True  # nothing is sent any more
         for port in list(self._closed):
             self.detach(port)

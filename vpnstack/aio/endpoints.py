@@ -47,6 +47,7 @@ class Endpoints:
         self.stack = stack
         self.driver = driver
         self.loop = loop
+        self._wake = driver.wake_flows  # one for all: each look at a method makes an object
         self._servers: dict[StackServer, None] = {}
         self._datagrams: list[StackDatagramTransport] = []
 
@@ -62,8 +63,8 @@ class Endpoints:
         flow = self._open_flow(remote, local)
         protocol = factory()
         connected = self.loop.create_future()
-        transport = StackTransport(flow, protocol, self.loop, self.driver.wake, connected)
-        self.driver.wake()
+        transport = StackTransport(flow, protocol, self.loop, self._wake, connected)
+        self._wake()
         try:
             await connected
         except asyncio.CancelledError:
@@ -114,7 +115,7 @@ class Endpoints:
                 listeners.pop(key, None)
             self._servers.pop(server, None)
 
-        server = StackServer(factory, self.loop, self.driver.wake, closed, keys, clients_max)
+        server = StackServer(factory, self.loop, self._wake, closed, keys, clients_max)
         for key in keys:
             listeners[key] = server
         self._servers[server] = None

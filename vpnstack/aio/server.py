@@ -37,6 +37,7 @@ class StackServer(asyncio.AbstractServer):
         self._serving = True
         self._ended = loop.create_future()
         self._clients: dict[StackTransport, None] = {}  # ordered: runs shall be repeatable
+        self._lost = self._client_lost  # one for all: each look at a method makes an object
         self.addresses = tuple(addresses)
         self.clients_max = clients_max
         self.refused = 0
@@ -52,9 +53,7 @@ class StackServer(asyncio.AbstractServer):
             self.refused += 1
             flow.drop()
             return
-        transport = StackTransport(
-            flow, self._factory(), self._loop, self._wake, lost=self._client_lost
-        )
+        transport = StackTransport(flow, self._factory(), self._loop, self._wake, lost=self._lost)
         self._clients[transport] = None
         flow.accept()
 

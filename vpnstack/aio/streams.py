@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 from collections.abc import Awaitable, Callable, Iterable
+from types import MappingProxyType
 from typing import Any
 
 from ..proto.tcp.block import Event
@@ -12,7 +13,7 @@ from ..stack.flow import Flow
 from ..wire import ip
 from .sockopt import FlowSocket
 
-HIGH_WATER = 64 * 1024
+HIGH_WATER, LOW_WATER = 64 * 1024, 16 * 1024
 PIECE = 64 * 1024
 _ERRORS: dict[Event, tuple[type[OSError], int, str]] = {
     Event.RESET: (ConnectionResetError, errno.ECONNRESET, "the peer reset the connection"),
@@ -20,6 +21,8 @@ _ERRORS: dict[Event, tuple[type[OSError], int, str]] = {
     Event.TIMED_OUT: (TimeoutError, errno.ETIMEDOUT, "the peer stopped answering"),
     Event.UNREACHABLE: (OSError, errno.EHOSTUNREACH, "the peer cannot be reached"),
 }
+_NOTHING = bytearray()  # of all transports that have nothing pending: never changed
+_NO_EXTRA: MappingProxyType[str, Any] = MappingProxyType({})
 ClientConnected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None] | None]
 
 
@@ -39,21 +42,15 @@ class StackTransport(asyncio.Transport):
         connected: asyncio.Future[None] | None = None,
         lost: Callable[[StackTransport], None] | None = None,
     ) -> None:
-        super().__init__(
-            {
-                "peername": (ip.format_address(flow.remote[0]), flow.remote[1]),
-                "sockname": (ip.format_address(flow.local[0]), flow.local[1]),
-                "flow": flow,
-            }
-        )
+        super().__init__(_NO_EXTRA)  # `get_extra_info` says it all
         self._flow = flow
         self._protocol = protocol
         self._loop = loop
         self._wake = wake
         self._connected = connected
         self._told = lost  # hears once that the connection is over
-        self._pending = bytearray()  # what the connection did not take yet
-        self._high, self._low = HIGH_WATER, HIGH_WATER // 4
+        self._pending = _NOTHING  # what the connection did not take yet
+        self._high, self._low = HIGH_WATER, LOW_WATER
         self._open = self._paused = self._closing = self._eof_out = self._eof_in = False
         self._blocked = self._lost = False
         self._socket: FlowSocket | None = None
@@ -65,6 +62,12 @@ class StackTransport(asyncio.Transport):
         of urgent data, 0 for none ahead) or "socket", which takes a socket's options."""
         if name == "urgent_mark":
             return self._flow.conn.urgent_mark
+        if name == "peername":
+            return _name(self._flow.remote)
+        if name == "sockname":
+            return _name(self._flow.local)
+        if name == "flow":
+            return self._flow
         if name != "socket":
             return super().get_extra_info(name, default)
         if self._socket is None:  # few ask: a connection without one is smaller
@@ -113,6 +116,7 @@ class StackTransport(asyncio.Transport):
         self._protocol.connection_made(self)
         if self._connected is not None and not self._connected.done():
             self._connected.set_result(None)
+        self._connected = None
 
     def _deliver(self) -> None:
         conn, protocol = self._flow.conn, self._protocol
@@ -137,7 +141,7 @@ class StackTransport(asyncio.Transport):
         if self._lost:
             return
         self._lost = self._closing = True
-        self._pending.clear()
+        self._pending = _NOTHING
         if self._connected is not None and not self._connected.done():
             self._connected.set_exception(error or ConnectionAbortedError("closed while opening"))
             self._connected.exception()  # whoever gave up waiting must not be told again
@@ -158,8 +162,7 @@ class StackTransport(asyncio.Transport):
         if self._pending:
             self._pending += data
         else:
-            n = self._flow.conn.send(memoryview(data).cast("B"))
-            self._pending += memoryview(data).cast("B")[n:]
+            self._pending = self._send(memoryview(data).cast("B"))
         if not self._blocked and len(self._pending) > self._high:
             self._blocked = True
             self._protocol.pause_writing()
@@ -171,6 +174,11 @@ class StackTransport(asyncio.Transport):
         if data and not self._lost and not self._closing:
             self._flow.conn.mark_urgent(len(self._pending))
 
+    def _send(self, view: memoryview) -> bytearray:
+        """Give the connection what it takes and return the rest."""
+        n = self._flow.conn.send(view)
+        return bytearray(view[n:]) if n < len(view) else _NOTHING
+
     def writelines(self, list_of_data: Iterable[Any]) -> None:
         """Queue several pieces at once."""
         self.write(b"".join(list_of_data))
@@ -179,6 +187,8 @@ class StackTransport(asyncio.Transport):
         if self._pending:
             n = self._flow.conn.send(memoryview(self._pending))
             del self._pending[:n]
+            if not self._pending:
+                self._pending = _NOTHING
             self._flow.touch()
         if self._blocked and len(self._pending) <= self._low:
             self._blocked = False
@@ -278,6 +288,10 @@ class StackTransport(asyncio.Transport):
     def get_protocol(self) -> asyncio.BaseProtocol:
         """Return the present protocol."""
         return self._protocol
+
+
+def _name(end: tuple[bytes, int]) -> tuple[str, int]:
+    return ip.format_address(end[0]), end[1]
 
 
 def some(views: list[memoryview]) -> list[memoryview]:

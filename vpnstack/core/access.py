@@ -17,6 +17,11 @@ def parse_burst(burst: Any) -> None:
     lib.frame_parse_burst(burst.array, burst.count)
 
 
+def coalesce(burst: Any, mac: bytes) -> None:
+    """Join consecutive segments of flows to the station `mac` (gro.c)."""
+    lib.frame_coalesce(burst.array, burst.count, mac)
+
+
 def parse_frame(f: Any) -> None:
     """Parse one frame in place."""
     lib.frame_parse_burst(f, 1)

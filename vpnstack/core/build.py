@@ -10,6 +10,7 @@ from cffi import FFI
 HERE = Path("vpnstack/core")  # setuptools runs from the project's root and wants relative paths
 SOURCES = (
     "checksum.c", "parse.c", "emit.c", "segment.c", "tap.c", "framed.c", "view.c", "pack.c",
+    "gro.c", "lane.c",
 )  # fmt: skip
 
 

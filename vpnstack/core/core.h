@@ -15,6 +15,60 @@ uint16_t csum_pseudo(const struct frame *f, uint32_t l4_len);
 uint32_t frame_read(const struct frame *f, uint32_t off, void *dst, uint32_t n);
 void frame_parse_burst(struct frame *frames, uint32_t n);
 
+/* gro.c: data segments of one flow that follow each other in a burst become one frame. */
+uint32_t frame_coalesce(struct frame *frames, uint32_t n, const uint8_t *mac);
+
+/* lane.c: established connections that Python lends to C as long as everything is as expected. */
+enum lease_why {
+    LEASE_GOES_ON = 0,
+    LEASE_UNEXPECTED, /* a segment that is not simply the next one */
+    LEASE_HOST_FULL,  /* the host's socket took less than there was, or is dead */
+    LEASE_HOST_EOF,
+    LEASE_BULK,       /* more than the window, or more than fits here, waits in the host's socket */
+    LEASE_WINDOW,     /* the guest's window is nearly closed */
+    LEASE_TIMEOUT     /* no acknowledgement came */
+};
+
+/* Variables of the control block (RFC 9293 3.3.1) while C has them; sequence numbers as on the wire,
+ * times in seconds.  Python fills what stands before `active` and reads it back. */
+struct lease {
+    uint8_t key[40];   /* struct frame's: from the guest */
+    uint8_t tmpl[104]; /* emit.c's: to the guest */
+    uint32_t tmpl_len;
+    int32_t fd;        /* the host's socket */
+    uint32_t port;     /* through which the guest is reached */
+    uint32_t rcv_nxt, rcv_adv, last_ack_sent;
+    uint32_t rcv_buf, rcv_max, rcv_mss;
+    uint32_t snd_una, snd_nxt, snd_wnd, cwnd, mss;
+    uint32_t ts_recent, ts_offset;
+    uint8_t ts_ok, rcv_wscale, snd_wscale;
+    uint32_t ack_bytes; /* received since our last acknowledgement */
+    double t_ack, delack, pto, rtt; /* rtt: the last one measured, 0 for none */
+    double last_recv, last_data, last_send;
+    uint64_t bytes_in, bytes_out, bytes_acked;
+    uint32_t segs_in, segs_out, data_in, data_out;
+
+    uint8_t active, why, owes, flies, in_touched;
+    uint32_t in_burst, timed_end;
+    double t_rtx, timed_at;
+    uint8_t *held; /* sent and unacknowledged: snd_nxt - snd_una octets from held_at on */
+    uint32_t held_at, held_cap;
+    struct lease *next, *ack_older, *ack_newer, *fly_prev, *fly_next;
+};
+
+struct lane;
+struct lane *lane_new(uint32_t buckets, uint64_t seed);
+void lane_free(struct lane *l);
+int lane_lend(struct lane *l, struct lease *e);
+void lane_recall(struct lane *l, struct lease *e);
+void lease_free(struct lease *e);
+uint32_t lane_receive(struct lane *l, struct frame *frames, uint32_t n, const uint8_t *mac,
+                      uint32_t port, double now, struct frame *out, uint32_t *made);
+int lane_send(struct lane *l, struct lease *e, double now, struct frame *out);
+double lane_deadline(const struct lane *l);
+uint32_t lane_expire(struct lane *l, double now, struct frame *out, uint32_t *ports, uint32_t room,
+                     uint32_t *made, struct lease **ended, uint32_t max);
+
 /* view.c */
 const uint8_t *frame_payload(const struct frame *f);
 void frame_alias(const struct frame *in, struct frame *out);

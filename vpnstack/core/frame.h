@@ -55,6 +55,8 @@ enum frame_verdict {
     FRAME_BAD_L4_CSUM,
     FRAME_BAD_EXT,        /* an IPv6 extension header chain that is too long or broken */
     FRAME_BAD_ADDR,       /* a source that no host may use (RFC 1122 3.2.1.3, RFC 4291 2.5) */
+    FRAME_MERGED,         /* no fault: its payload went to an earlier frame (gro.c) */
+    FRAME_TAKEN,          /* no fault: its flow's express lane took it (lane.c) */
     FRAME_VERDICTS
 };
 

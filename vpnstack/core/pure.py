@@ -15,7 +15,10 @@ MAPPED = bytes(10) + b"\xff\xff"
 class Verdict(IntEnum):
     """`enum frame_verdict`: why a frame is dropped."""
 
-    OK, SHORT, BAD_VNET, BAD_IP, BAD_IP_CSUM, BAD_L4, BAD_L4_CSUM, BAD_EXT, BAD_ADDR = range(9)
+    (
+        OK, SHORT, BAD_VNET, BAD_IP, BAD_IP_CSUM, BAD_L4, BAD_L4_CSUM, BAD_EXT, BAD_ADDR, MERGED,
+        TAKEN,
+    ) = range(11)  # fmt: skip
 
 
 class Drop(Exception):

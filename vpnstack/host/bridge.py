@@ -7,12 +7,13 @@ the connection has send space, which closes the host peer's window.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
 import struct
 from collections.abc import Callable
 
+from ..aio.driver import Driver
+from ..aio.poller import HUP, OUT
 from ..proto.tcp.block import Event
 from ..proto.tcp.state import State
 from ..stack.flow import Flow
@@ -26,36 +27,24 @@ class Bridge:
     """Joins `flow` with a connected, non-blocking `sock`, which it owns from now on."""
 
     __slots__ = (
-        "_done",
-        "_loop",
-        "_reading",
-        "_recv_eof",
-        "_shut",
-        "_sock",
-        "_wake",
-        "_writing",
-        "bytes_in",
-        "bytes_out",
-        "flow",
+        "_done", "_driver", "_hup", "_paused", "_recv_eof", "_shut", "_sock", "_writing",
+        "bytes_in", "bytes_out", "flow",
     )  # fmt: skip
 
     def __init__(
-        self,
-        flow: Flow,
-        sock: socket.socket,
-        loop: asyncio.AbstractEventLoop,
-        wake: Callable[[], None],
-        done: Callable[[Bridge], None],
+        self, flow: Flow, sock: socket.socket, driver: Driver, done: Callable[[Bridge], None]
     ) -> None:
         self.flow = flow
         self.bytes_in = self.bytes_out = 0
         self._sock = sock
-        self._loop = loop
-        self._wake = wake
+        self._driver = driver
         self._done = done
-        self._reading = self._writing = self._recv_eof = self._shut = False
+        self._writing = self._recv_eof = self._shut = False
+        self._paused = False  # what waits in the host's socket is read later
+        self._hup = False  # the host's side has ended: an edge that does not come again
         flow.owner = self
-        self._read_more()
+        flow.fd = sock.fileno()
+        driver.poller.watch(flow.fd, self._ready)
 
     # From the stack.
 
@@ -64,7 +53,8 @@ class Bridge:
         conn = flow.conn
         while (event := conn.next_event()) is not None:
             if event is Event.WRITABLE:
-                self._read_more()
+                if self._paused:
+                    self._read()
             elif event in _DEAD:
                 self.abort()
                 return
@@ -84,12 +74,12 @@ class Bridge:
                 conn.consume(n)
                 self.flow.touch()
         except BlockingIOError:
-            self._write_later()
+            self._write_later(True)
             return
         except OSError:
             self._host_died()
             return
-        self._stop_writing()
+        self._write_later(False)
         if conn.eof and not self._shut:
             self._shut = True
             self._shutdown()
@@ -99,27 +89,53 @@ class Bridge:
     def _flow_ended(self) -> None:
         """Nothing more comes or goes, but what came may still wait for the host to take it."""
         self._recv_eof = True
-        self._stop_reading()
         if not self.flow.conn.rcv_queued:
             self.close()
 
     def _shutdown(self) -> None:
-        try:
-            self._sock.shutdown(socket.SHUT_WR)
-        except OSError:
-            pass  # the host's side is gone already; reading will say so
+        if not self._recv_eof:  # else closing says the same
+            try:
+                self._sock.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass  # the host's side is gone already; reading will say so
         self._finish()
 
     # From the host.
 
-    def _readable(self) -> None:
+    def _ready(self, mask: int) -> None:
+        if mask & HUP:
+            self._hup = True
+        if mask & OUT and self._writing:
+            self._to_host()
+        if self.flow.lease is None:
+            self._read()
+        else:
+            self._carry()
+
+    def _carry(self) -> None:
+        """Let the express lane carry what there is, as long as it does."""
+        flow = self.flow
+        code = 1 if self._hup else flow.carry(self._driver.now())
+        if not code:
+            return
+        flow.recall()
+        if code < 0:
+            self._host_died()
+        else:
+            self._read()
+
+    def _read(self) -> None:
+        if self._recv_eof or self._sock.fileno() < 0:
+            return
         conn = self.flow.conn
         taken = 0
+        self._paused = False
         try:
             while taken < READ_TURN:
                 room = conn.writable()
-                if not room:
-                    self._stop_reading()
+                size = len(room)
+                if not size:
+                    self._paused = True  # until WRITABLE
                     break
                 n = self._sock.recv_into(room)
                 del room
@@ -128,6 +144,11 @@ class Bridge:
                     self._host_eof()
                     break
                 taken += n
+                if n < size and not self._hup:
+                    break
+            else:
+                self._paused = True
+                self._driver.loop.call_soon(self._read_on)
         except BlockingIOError:
             conn.commit(0)
         except OSError:
@@ -135,11 +156,15 @@ class Bridge:
             self._host_died()
         self.bytes_in += taken
         self.flow.touch()
-        self._wake()
+
+    def _read_on(self) -> None:
+        if self._paused and self._sock.fileno() >= 0:
+            self.flow.recall()
+            self._read()
+            self._driver.flush()
 
     def _host_eof(self) -> None:
         self._recv_eof = True
-        self._stop_reading()
         self.flow.conn.shutdown()
         self._finish()
 
@@ -148,33 +173,11 @@ class Bridge:
         self.flow.conn.abort()
         self.flow.touch()
         self.close()
-        self._wake()
 
-    def _writable(self) -> None:
-        self._to_host()
-        self._wake()
-
-    # Readiness.
-
-    def _read_more(self) -> None:
-        if not self._reading and not self._recv_eof and self._sock.fileno() >= 0:
-            self._reading = True
-            self._loop.add_reader(self._sock.fileno(), self._readable)
-
-    def _stop_reading(self) -> None:
-        if self._reading:
-            self._reading = False
-            self._loop.remove_reader(self._sock.fileno())
-
-    def _write_later(self) -> None:
-        if not self._writing:
-            self._writing = True
-            self._loop.add_writer(self._sock.fileno(), self._writable)
-
-    def _stop_writing(self) -> None:
-        if self._writing:
-            self._writing = False
-            self._loop.remove_writer(self._sock.fileno())
+    def _write_later(self, wanted: bool) -> None:
+        if wanted != self._writing:
+            self._writing = wanted
+            self._driver.poller.watch(self._sock.fileno(), self._ready, writing=wanted)
 
     # Ends.
 
@@ -185,10 +188,12 @@ class Bridge:
 
     def close(self) -> None:
         """Let go of the host socket; the flow ends by itself or was ended by the caller."""
-        if self._sock.fileno() < 0:
+        fd = self._sock.fileno()
+        if fd < 0:
             return
-        self._stop_reading()
-        self._stop_writing()
+        self.flow.recall()
+        self.flow.fd = -1
+        self._driver.poller.forget(fd)
         self._sock.close()
         self._done(self)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import socket
 from dataclasses import dataclass
 
 from ..wire import ip
@@ -74,4 +75,4 @@ class Policy:
 
 def text(addr: bytes) -> str:
     """Return an address as socket calls take it."""
-    return ip.format_address(addr)
+    return socket.inet_ntop(socket.AF_INET if len(addr) == 4 else socket.AF_INET6, addr)

@@ -6,12 +6,11 @@ the host's own loopback appears as `host.internal`, or as the gateway where that
 
 from __future__ import annotations
 
-import asyncio
 import ipaddress
 import socket
 from collections import OrderedDict
-from collections.abc import Callable
 
+from ..aio.driver import Driver
 from ..errors import UsageError
 from ..proto.tcp.block import Event
 from ..stack.flow import Flow
@@ -51,15 +50,15 @@ class Published:
         self,
         stack: Stack,
         policy: Policy,
-        loop: asyncio.AbstractEventLoop,
-        wake: Callable[[], None],
+        driver: Driver,
         sock: socket.socket,
         guest: Endpoint,
     ) -> None:
         self.stack = stack
         self.policy = policy
-        self.loop = loop
-        self.wake = wake
+        self.driver = driver
+        self.loop = driver.loop
+        self.wake = driver.wake
         self.sock = sock
         self.guest = guest
         self.refused = 0
@@ -126,12 +125,12 @@ class PublishedTcp(Published):
             if sock is None:
                 continue
             if event is Event.CONNECTED:
-                bridge = Bridge(flow, sock, self.loop, self.wake, self.bridges.discard)
+                bridge = Bridge(flow, sock, self.driver, self.bridges.discard)
                 self.bridges.add(bridge)
                 bridge.flow_event(flow, now)
                 return
             self.refused += 1
-            Bridge(flow, sock, self.loop, self.wake, self.bridges.discard).abort()
+            Bridge(flow, sock, self.driver, self.bridges.discard).abort()
 
     def close(self) -> None:
         """Stop listening and reset what is open."""
@@ -142,6 +141,7 @@ class PublishedTcp(Published):
             sock.close()
         self._connecting.clear()
         for bridge in list(self.bridges):
+            bridge.flow.recall()
             bridge.flow.conn.abort()
             bridge.flow.touch()
             bridge.abort()

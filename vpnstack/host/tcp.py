@@ -6,12 +6,12 @@ answered with the ICMP error when there is no way there: the guest sees what the
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
+from ..aio.driver import Driver
 from ..proto.tcp.block import Event
 from ..stack import headers
 from ..stack.flow import Flow
@@ -39,14 +39,12 @@ class TcpForwarder:
         self,
         stack: Stack,
         policy: Policy,
-        loop: asyncio.AbstractEventLoop,
-        wake: Callable[[], None],
+        driver: Driver,
         flows_max: int = 65536,
     ) -> None:
         self.stack = stack
         self.policy = policy
-        self.loop = loop
-        self.wake = wake
+        self.driver = driver
         self.flows_max = flows_max
         self.counters = TcpForwardCounters()
         self.bridges: set[Bridge] = set()
@@ -75,32 +73,36 @@ class TcpForwarder:
             flow.drop()  # the guest asks again, perhaps when there are descriptors
             return
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        address = (text(target), flow.local[1])
         try:
-            code = sock.connect_ex((text(target), flow.local[1]))
+            code = sock.connect_ex(address)
+            if code == errno.EINPROGRESS:  # on this very machine the handshake is over by now
+                code = sock.connect_ex(address)
         except OSError as e:
             code = e.errno or errno.EINVAL
-        if code == errno.EINPROGRESS:
+        if code == errno.EALREADY:
             self._connecting[flow] = sock
-            self.loop.add_writer(sock.fileno(), self._connected, flow, sock, fallback)
+            ready = partial(self._connected, flow, sock, fallback)
+            self.driver.poller.watch(sock.fileno(), ready, writing=True)
         else:
             self._decide(flow, sock, code, fallback, now)
 
-    def _connected(self, flow: Flow, sock: socket.socket, fallback: bytes | None) -> None:
-        self.loop.remove_writer(sock.fileno())
+    def _connected(
+        self, flow: Flow, sock: socket.socket, fallback: bytes | None, mask: int
+    ) -> None:
         del self._connecting[flow]
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        self._decide(flow, sock, code, fallback, self.loop.time())
-        self.wake()
+        self._decide(flow, sock, code, fallback, self.driver.now())
 
     def _decide(
         self, flow: Flow, sock: socket.socket, code: int, fallback: bytes | None, now: float
     ) -> None:
         if code == 0:
             self.counters.opened += 1
-            self.bridges.add(Bridge(flow, sock, self.loop, self.wake, self.bridges.discard))
+            self.bridges.add(Bridge(flow, sock, self.driver, self.bridges.discard))
             flow.accept()
             return
-        sock.close()
+        self._close(sock)
         if fallback is not None and code in (errno.ECONNREFUSED, errno.EADDRNOTAVAIL):
             self._connect(flow, fallback, None, now)
         elif code == errno.ECONNREFUSED:
@@ -119,19 +121,22 @@ class TcpForwarder:
         while (event := flow.conn.next_event()) is not None:
             sock = self._connecting.get(flow)
             if sock is not None and event in (Event.RESET, Event.CLOSED):
-                self.loop.remove_writer(sock.fileno())
                 del self._connecting[flow]
-                sock.close()
+                self._close(sock)
                 flow.drop()
+
+    def _close(self, sock: socket.socket) -> None:
+        self.driver.poller.forget(sock.fileno())
+        sock.close()
 
     def close(self) -> None:
         """End every flow: reset both sides."""
         for flow, sock in list(self._connecting.items()):
-            self.loop.remove_writer(sock.fileno())
-            sock.close()
+            self._close(sock)
             flow.refuse()
         self._connecting.clear()
         for bridge in list(self.bridges):
+            bridge.flow.recall()
             bridge.flow.conn.abort()
             bridge.flow.touch()
             bridge.abort()

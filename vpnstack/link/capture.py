@@ -210,6 +210,7 @@ def comment(f: Any) -> str:
 VERDICTS = (
     "", "too short", "bad virtio-net header", "bad IP header", "bad IP checksum",
     "bad transport header", "bad transport checksum", "bad IPv6 extension", "bad address",
+    "merged into an earlier frame", "taken",
 )  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from ..core.access import macs, octets
 from ..core.burst import Burst
 from .port import Port
 
+MERGED = lib.FRAME_MERGED
 STATIONS_MAX = 4096  # behind one port
 
 
@@ -46,6 +47,10 @@ class Switch:
         """Return the addresses seen behind `port`."""
         return list(self._behind.get(id(port), ()))
 
+    def port_of(self, mac: bytes) -> Port | None:
+        """Return the port behind which `mac` was seen last."""
+        return self._stations.get(mac)
+
     def blocked(self, mac: bytes) -> bool:
         """Tell whether the port that leads to `mac` takes no frames now."""
         port = self._stations.get(mac)
@@ -76,6 +81,8 @@ class Switch:
         """
         local = []
         for f in burst:
+            if f.verdict >= MERGED:
+                continue
             if f.head_len < 14 or f.len < 14:
                 self.invalid += 1
                 continue

@@ -132,6 +132,8 @@ class Cache:
         self._table: OrderedDict[bytes, _Entry] = OrderedDict()  # least recently used first
         self._timers: dict[bytes, float] = {}  # INCOMPLETE, DELAY and PROBE entries, oldest first
         self._events: deque[Event] = deque()
+        self.generation = 0  # counts changes of link addresses and entries that went
+        self.changed = True  # since the owner took it back: there may be something to do
         self._counts = dict.fromkeys(
             ("resolved", "failed", "evicted", "ignored", "pending_dropped"), 0
         )
@@ -210,6 +212,8 @@ class Cache:
         """Drop `addr`'s entry; `Failed` tells whoever waited for it, with the packets that did."""
         entry = self._table.pop(addr, None)
         self._timers.pop(addr, None)
+        self.changed = True
+        self.generation += 1
         if entry is not None and (entry.pending or entry.state is State.INCOMPLETE):
             self._events.append(Failed(addr, tuple(entry.pending)))
 
@@ -235,6 +239,7 @@ class Cache:
         return Statistics(entries=len(self._table), **self._counts)
 
     def _create(self, addr: bytes, state: State) -> _Entry:
+        self.changed = True
         if len(self._table) >= self.config.capacity:
             self._evict()
         entry = self._table[addr] = _Entry(state)
@@ -259,6 +264,8 @@ class Cache:
         self._move(addr, entry, Input.HEARD, now)
 
     def _move(self, addr: bytes, entry: _Entry, what: Input, now: float) -> None:
+        self.changed = True
+        self.generation += 1
         before, entry.state = entry.state, TRANSITIONS.get((entry.state, what), entry.state)
         if entry.state is State.REACHABLE:
             entry.until = now + self.config.reachable_time
@@ -292,6 +299,8 @@ class Cache:
         return Solicit(addr, None if incomplete else entry.mac)
 
     def _fail(self, addr: bytes, entry: _Entry) -> None:
+        self.changed = True
+        self.generation += 1
         self._counts["failed"] += 1
         del self._table[addr], self._timers[addr]
         self._events.append(Failed(addr, tuple(entry.pending)))

@@ -178,7 +178,7 @@ class Autoconf6:
             self._on_link(event.prefix, event.length)
         elif isinstance(event, ndhost.PrefixLost):
             network = ipaddress.IPv6Network((event.prefix, event.length))
-            interface.prefixes = [n for n in interface.prefixes if n != network]
+            interface.set_prefixes([n for n in interface.prefixes if n != network])
         elif isinstance(event, ndhost.Link):
             interface.hop_limit = event.hop_limit
             if event.mtu is not None and event.mtu != interface.mtu_told:
@@ -198,7 +198,7 @@ class Autoconf6:
     def _on_link(self, prefix: bytes, length: int) -> None:
         network = ipaddress.IPv6Network((prefix, length), strict=False)
         if network not in self.interface.prefixes:
-            self.interface.prefixes.append(network)
+            self.interface.set_prefixes([*self.interface.prefixes, network])
 
     def _changed(self, event: slaac.Event, now: float) -> None:
         interface, addr = self.interface, event.addr

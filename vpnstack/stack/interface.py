@@ -106,6 +106,7 @@ class Interface:
     mtu_told: int = 0  # by the link's routers or servers; 0: nothing
     hop_limit: int = 64
     station: bytes = b""  # our link address, and the VLAN tag behind it
+    known_networks: list[tuple[int, int, int]] | None = None  # see `_networks`
     ident: int = 0  # of the latest packet that left in fragments
 
     def __post_init__(self) -> None:
@@ -121,6 +122,7 @@ class Interface:
         self._note_broadcasts()
 
     def _note_broadcasts(self) -> None:
+        self.known_networks = None
         self.broadcasts.clear()  # the set is shared: who refuses errors to broadcasts has it
         for a in self.addresses:
             if a.version == 4 and a.network.prefixlen < 31:
@@ -158,10 +160,23 @@ class Interface:
         """Tell whether `addr` is a neighbour rather than behind a router."""
         if len(addr) == 16 and ip.is_link_local(addr):
             return True
-        other = ipaddress.ip_address(addr)
-        if any(other in a.network for a in self.addresses):
-            return True
-        return any(other in network for network in self.prefixes)
+        number, length = int.from_bytes(addr), len(addr)
+        return any(number & mask == net for n, mask, net in self._networks() if n == length)
+
+    def _networks(self) -> list[tuple[int, int, int]]:
+        """Return length of address, mask and network of all that is on the link, as numbers."""
+        if self.known_networks is None:
+            networks = [a.network for a in self.addresses] + self.prefixes
+            self.known_networks = [
+                (len(n.network_address.packed), int(n.netmask), int(n.network_address))
+                for n in networks
+            ]
+        return self.known_networks
+
+    def set_prefixes(self, prefixes: list[Network]) -> None:
+        """Set the networks that are on the link without being ours."""
+        self.prefixes = prefixes
+        self.known_networks = None
 
     def next_hop(self, dst: bytes) -> bytes | None:
         """Return whom to send to for `dst`, None where there is no route."""

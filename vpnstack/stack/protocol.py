@@ -61,6 +61,11 @@ class Registry:
         self.ethertypes: dict[int, Handler] = {}
         self.failures = 0
 
+    @property
+    def busy(self) -> bool:
+        """True where there are handlers: they are asked at every turn."""
+        return bool(self.protocols or self.ethertypes)
+
     def _call(self, handler: Handler, call: Callable[..., T], *args: Any) -> T | None:
         """Call a handler, whose error must not leave the memory of a burst borrowed."""
         try:

@@ -30,11 +30,12 @@ from .resolution import ETHERTYPE_ARP, Resolution
 
 IPV4, IPV6 = 0x0800, 0x86DD
 NO_VLAN = 0xFFFF
+NEVER = float("inf")
 PASSES = 3  # of a call of `transmit`, where flows ask for neighbours that are not known
 TCP_MARGIN = {4: 40, 6: 60}  # what IP and TCP headers without options take from the MTU
 VERDICTS = (
     "ok", "short", "bad_vnet", "bad_ip", "bad_ip_csum", "bad_l4", "bad_l4_csum", "bad_ext",
-    "bad_addr",
+    "bad_addr", "merged", "taken",
 )  # fmt: skip
 
 
@@ -92,6 +93,7 @@ class Stack:
         self._dropped = [0] * lib.FRAME_VERDICTS
         self._frames_in = self._frames_out = 0
         self._out = Burst()
+        self._chores_at = 0.0  # when what is not TCP has something to do; 0.0: look
 
     @property
     def protocols(self) -> dict[int, Handler]:
@@ -116,10 +118,15 @@ class Stack:
             elif f.ip_version:
                 self._receive_ip(f, now)
             elif f.ethertype == ETHERTYPE_ARP:
+                self._chores_at = 0.0
                 self.resolution.receive_arp(f, now)
             else:
                 self.registry.receive_frame(f, now)
         self.tcp.settle()
+
+    def frames_taken(self, count: int) -> None:
+        """Count frames that were carried past the stack."""
+        self._frames_in += count
 
     def _drop(self, f: Any, now: float) -> None:
         self._dropped[f.verdict] += 1
@@ -128,11 +135,14 @@ class Stack:
             self.icmp.report(f, Kind.PARAMETER_PROBLEM, now, f.param_ptr)
 
     def _receive_ip(self, f: Any, now: float) -> None:
+        if f.proto == headers.TCP and f.l4 and self.tcp.receive_known(f, now):
+            return
         if f.ip_version == 4 and f.head[f.l3] & 15 > 5 and self._bad_options(f, now):
             return
         if self._from_us(f) or (self.forwarding and f.ttl <= 1 and self._out_of_hops(f, now)):
             return
         if f.is_frag:
+            self._chores_at = 0.0
             whole = self._reassemble(f, now)
             if whole is None:
                 return
@@ -141,7 +151,10 @@ class Stack:
         if proto == headers.TCP:
             if self._for_us(f):
                 self.tcp.receive(f, now)
-        elif proto == headers.UDP:
+            return
+        if proto != headers.UDP:
+            self._chores_at = 0.0
+        if proto == headers.UDP:
             if self._for_us(f) or self._is_group(f):
                 self.udp.receive(f, now)
         elif proto == (ip.ICMP if f.ip_version == 4 else ip.ICMPV6):
@@ -277,21 +290,30 @@ class Stack:
 
     def transmit(self, now: float) -> Burst | None:
         """Return a burst to be sent before the next call, None when there is nothing to send."""
-        self.tcp.expire(now)
-        self.fragments.expire(now)
-        out = self._out
+        tcp, interface, out = self.tcp, self.interface, self._out
         out.clear()
-        for _ in range(PASSES):
+        tcp.expire(now)
+        if now >= self._chores_at or self.registry.busy:
             self._discover(now)
-            self._drain_queue(out)
-            self.tcp.transmit(out, now)
-            if not self.interface.neighbours.busy(now):
+        for _ in range(PASSES):
+            if interface.queue:
+                self._drain_queue(out)
+            if tcp.pending:
+                tcp.transmit(out, now)
+            if not interface.neighbours.changed:
                 break
+            self._discover(now)
         self._frames_out += out.count
         return out if out.count else None
 
+    def look(self) -> None:
+        """Have the next `transmit` ask every layer: something was done that TCP does not see."""
+        self._chores_at = 0.0
+
     def _discover(self, now: float) -> None:
-        """Ask for neighbours, and tell the flows that waited for one."""
+        """Ask for neighbours, tell the flows that waited for one, do what else is due."""
+        self.interface.neighbours.changed = False
+        self.fragments.expire(now)
         self.resolution.transmit(now)
         self.registry.transmit(now)
         self.groups.transmit(now)
@@ -300,6 +322,11 @@ class Stack:
             self.tcp.resolved(hop)
         for hop in failed:
             self.tcp.unresolved(hop, now)
+        self._chores_at = self._next_chore()
+
+    def _next_chore(self) -> float:
+        layers = (self.resolution, self.groups, self.fragments, self.registry)
+        return min((at for layer in layers if (at := layer.deadline()) is not None), default=NEVER)
 
     def _drain_queue(self, out: Burst) -> None:
         queue = self.interface.queue
@@ -317,12 +344,12 @@ class Stack:
 
     def deadline(self) -> float | None:
         """Return when `transmit` has something to do next by itself."""
-        first = None
-        for layer in (self.tcp, self.resolution, self.groups, self.fragments, self.registry):
-            at = layer.deadline()
-            if at is not None and (first is None or at < first):
-                first = at
-        return first
+        first, chores = self.tcp.deadline(), self._chores_at
+        if not chores or self.registry.busy or self.interface.neighbours.changed:
+            chores = self._next_chore()
+        if first is None:
+            return None if chores == NEVER else chores
+        return min(first, chores)
 
     def statistics(self) -> Statistics:
         """Return a snapshot of the counters."""

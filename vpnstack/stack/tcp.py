@@ -25,7 +25,7 @@ from ..proto.tcp.state import Input, State
 from ..wire import icmp, ip
 from ..wire.icmp import Kind
 from . import headers
-from .flow import Acceptor, Flow
+from .flow import Acceptor, Flow, Lender
 from .interface import Interface, Packet
 from .segments import emit, segment_of
 from .synqueue import SynQueue
@@ -33,6 +33,7 @@ from .synqueue import SynQueue
 FLOWS_MAX = 131072
 HELD_MAX = 4096  # SYNs that wait for a decision
 TURN = 16  # segments of one flow before the next one's turn
+RESOLVED = 1.0  # seconds for which a flow need not ask for its neighbour's address again
 TIMERS_SLACK = 64  # outdated timers that are not worth a search
 
 
@@ -73,6 +74,8 @@ class TcpLayer:
         self._timers: list[tuple[float, int, Flow]] = []
         self._serial = 0
         self.events: deque[tuple[Any, Flow]] = deque()
+        self.lender: Lender | None = None
+        self._now = 0.0  # the latest that we heard of
 
     def reconfigure(self) -> None:
         """The interface's MTU changed: later connections have other parameters."""
@@ -89,19 +92,40 @@ class TcpLayer:
 
     # Receiving.
 
+    def receive_known(self, f: Any, now: float) -> bool:
+        """Give a parsed segment to its connection; False where there is none.
+
+        The addresses of a flow were looked at when it was opened.  Those of no flow, and packets
+        with IP options, take the longer way through `Stack.receive` to `receive`.
+        """
+        flow = self.flows.get(access.flow_key(f))
+        if flow is None or f.l4 - f.l3 not in (20, 40) or f.ttl < 2:
+            return False
+        self._count(f)
+        self._receive(flow, segment_of(f), now)
+        return True
+
     def receive(self, f: Any, now: float) -> None:
-        """Give a parsed TCP frame to its connection."""
-        self.counters.segments_in += 1
+        """Give a parsed TCP frame to its connection, or open one."""
+        self._count(f)
         key = access.flow_key(f)
         flow = self.flows.get(key)
         seg = segment_of(f)
-        if flow is None:
-            if not self.interface.framed_to_group(f):
-                self._unknown(key, seg, now)
-            return
+        if flow is not None:
+            self._receive(flow, seg, now)
+        elif not self.interface.framed_to_group(f):
+            self._unknown(key, seg, now)
+
+    def _count(self, f: Any) -> None:
+        size = f.vnet.gso_size
+        self.counters.segments_in += -(-f.data_len // size) if size else 1  # on the wire
+
+    def _receive(self, flow: Flow, seg: Segment, now: float) -> None:
+        if flow.lease is not None:
+            self.recall(flow, now)
         if flow.conn.state is State.TIME_WAIT and flow.conn.reusable_by(seg):
             self.forget(flow)  # RFC 6191: the newer SYN opens the connection anew
-            self._unknown(key, seg, now, flow.conn.snd_nxt)
+            self._unknown(flow.key, seg, now, flow.conn.snd_nxt)
             return
         flow.conn.receive(seg, now)
         self._mark(flow)
@@ -179,6 +203,7 @@ class TcpLayer:
         flow = self.flows.get(headers.key(*remote, *local, headers.TCP))
         if flow is None:
             return False
+        self.recall(flow)
         conn = flow.conn
         return (seq - conn.snd_una) & 0xFFFFFFFF < max(conn.snd_nxt - conn.snd_una, 1)
 
@@ -191,6 +216,7 @@ class TcpLayer:
         if flow is None or where is None:
             return
         seq = int.from_bytes(error.quote[where.offset + 4 : where.offset + 8], "big")
+        self.recall(flow, now)
         if error.kind is Kind.TOO_BIG:
             room = (error.value & 0xFFFF) - (40 if error.version == 4 else 60)
             flow.conn.icmp_error(Icmp.PACKET_TOO_BIG, now, seq, max(room, 0))
@@ -198,6 +224,11 @@ class TcpLayer:
             hard = error.kind in (Kind.PORT_UNREACHABLE, Kind.PROTOCOL_UNREACHABLE, Kind.PROHIBITED)
             flow.conn.icmp_error(Icmp.HARD if hard else Icmp.SOFT, now, seq)
         self._mark(flow)
+
+    def recall(self, flow: Flow, now: float | None = None) -> None:
+        """Take a lent connection back; the time is that of the last burst, where none is given."""
+        if self.lender is not None and flow.lease is not None:
+            self.lender.recall(flow, self._now if now is None else now)
 
     def resolved(self, hop: bytes) -> None:
         """A neighbour answered: the flows that waited for its link address are ready."""
@@ -220,6 +251,7 @@ class TcpLayer:
     def lost(self, macs: Container[bytes]) -> None:
         """The stations `macs` are gone for good: end their flows."""
         for flow in [flow for flow in self.flows.values() if flow.mac in macs]:
+            self.recall(flow)
             if flow.conn.state is not State.CLOSED:
                 flow.conn.finish(Input.ABORT, Event.UNREACHABLE)
             self._after(flow)
@@ -301,12 +333,17 @@ class TcpLayer:
 
     def transmit(self, burst: Burst, now: float) -> None:
         """Fill `burst` from the flows that are ready, in turn."""
+        self._now = now
         ready = self._ready
         while ready and not burst.full:
             flow = ready.popleft()
             flow.ready = False
+            if flow.lease is not None:
+                self.recall(flow, now)
             if self._transmit_flow(flow, burst, now):
                 self._after(flow)
+                if flow.fd >= 0 and not flow.ready and self.lender is not None:
+                    self.lender.offer(flow, now)
 
     def _transmit_flow(self, flow: Flow, burst: Burst, now: float) -> bool:
         """Send a turn's worth; False when the flow has to wait, its timers with it."""
@@ -329,6 +366,8 @@ class TcpLayer:
 
     def _resolve(self, flow: Flow, now: float) -> bool:
         """Make sure of the template; False when the flow has to wait for a link address."""
+        if now < flow.resolved_until and flow.resolved_by == self.interface.neighbours.generation:
+            return not self._is_blocked(flow)
         mac = self.interface.resolve(flow.remote[0], now, None)
         if mac is None:
             self._waiting.setdefault(self._hop(flow), {})[flow] = None
@@ -337,10 +376,15 @@ class TcpLayer:
             ends = (*flow.local, *flow.remote)
             flow.mac = mac
             flow.template = headers.template(mac, self.interface.station, ends, headers.TCP)
-        if self.interface.link.blocked(mac):
+        flow.resolved_until = now + RESOLVED
+        flow.resolved_by = self.interface.neighbours.generation
+        return not self._is_blocked(flow)
+
+    def _is_blocked(self, flow: Flow) -> bool:
+        if self.interface.link.blocked(flow.mac):
             self._blocked[flow] = None
-            return False
-        return True
+            return True
+        return False
 
     def _hop(self, flow: Flow) -> bytes:
         return self.interface.next_hop(flow.remote[0]) or flow.remote[0]
@@ -381,6 +425,7 @@ class TcpLayer:
             if flow.timer != at:
                 continue
             flow.timer = None
+            self.recall(flow, now)
             if flow.conn.state is not State.CLOSED:
                 self._rearm(flow, now)
 

@@ -9,6 +9,7 @@ with its verbs.
 from __future__ import annotations
 
 import enum
+from functools import lru_cache
 from typing import Any
 
 from .assembler import Assembler
@@ -58,6 +59,11 @@ class Rtx(enum.IntEnum):
     RTO = 0
     PERSIST = 1
     PROBE = 2  # tail loss probe
+
+
+@lru_cache(maxsize=64)  # connections that are alike share the number
+def _payload(snd_mss: int, ts_ok: bool) -> int:
+    return snd_mss - (12 if ts_ok else 0)
 
 
 class Block:
@@ -213,8 +219,9 @@ class Block:
     def set_mss(self, limit: int) -> None:
         """Take the peer's or the path's limit on a segment (RFC 6691: options come off it)."""
         config = self.config
-        self.snd_mss = max(min(limit, config.send_mss or config.mss), config.min_mss)
-        self.mss = self.snd_mss - (12 if self.ts_ok else 0)
+        # Of equals, `min` and `max` return the first: connections share the configuration's.
+        self.snd_mss = max(config.min_mss, min(config.send_mss or config.mss, limit))
+        self.mss = _payload(self.snd_mss, self.ts_ok)
 
     def timestamp(self, now: float) -> int:
         """Return TSval: milliseconds from the flow's own start (RFC 7323, 5.4)."""

@@ -18,6 +18,7 @@ CHUNK = 1 << 16  # what `writable` tries to offer in one piece
 SMALL = 2048  # pieces below this are joined: one-byte segments must not cost 50 bytes each
 
 _NOTHING = bytearray()
+_NO_PIECES: list[Buffer] = []  # of all queues that are empty: never changed
 
 
 class SendBuffer(Protocol):
@@ -124,7 +125,7 @@ class RingBuffer:
             self._drained()
 
     def _drained(self) -> None:
-        self._was = max(len(self._data), FIRST_SIZE)
+        self._was = max(FIRST_SIZE, len(self._data))
         give(self._data)
         self._data = _NOTHING
         self._head = 0
@@ -155,13 +156,16 @@ class ReceiveQueue:
     __slots__ = ("_borrowed", "_pieces", "queued")
 
     def __init__(self) -> None:
-        self._pieces: list[Buffer] = []
+        self._pieces = _NO_PIECES
         self._borrowed = 0  # how many pieces at the end belong to somebody else
         self.queued = 0
 
     def append(self, piece: Buffer) -> None:
         """Queue `piece` without copying: borrowed until `own`."""
-        self._pieces.append(piece)
+        if self._pieces:
+            self._pieces.append(piece)
+        else:
+            self._pieces = [piece]
         self._borrowed += 1
         self.queued += len(piece)
 
@@ -184,6 +188,9 @@ class ReceiveQueue:
     def consume(self, n: int) -> None:
         """Drop the first `n` bytes."""
         self.queued -= n
+        if not self.queued:
+            self._pieces, self._borrowed = _NO_PIECES, 0
+            return
         pieces, done = self._pieces, 0
         while n:
             size = len(pieces[done])

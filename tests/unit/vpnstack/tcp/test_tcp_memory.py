@@ -11,7 +11,7 @@ from tcp_trace import established
 from vpnstack.proto.tcp.config import Config
 
 
-def test_idle_established_connection_is_below_4_kib() -> None:
+def test_an_idle_established_connection_is_below_2_kb() -> None:
     config = Config()
     keep = [established(config).conn]
     tracemalloc.start()
@@ -19,7 +19,7 @@ def test_idle_established_connection_is_below_4_kib() -> None:
     keep += [established(config).conn for _ in range(200)]
     cost = (tracemalloc.get_traced_memory()[0] - before) / 200
     tracemalloc.stop()
-    assert cost < 3000
+    assert cost < 2000
 
 
 def test_drained_buffers_are_released() -> None:

@@ -7,11 +7,13 @@ a dozen lines.  All sizes are bytes.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 INFINITE = 1 << 62
 
 
+@lru_cache(maxsize=64)  # connections that begin alike share the number
 def initial_window(mss: int) -> int:
     """Return the initial window of RFC 6928: ten segments, at most 14600 bytes or two segments."""
     return min(10 * mss, max(2 * mss, 14600))

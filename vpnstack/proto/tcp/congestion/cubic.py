@@ -13,6 +13,7 @@ from .hystart import HyStart
 C = 0.4  # segments a second cubed (RFC 9438, 5.1)
 BETA = 0.7  # section 4.6
 ALPHA = 3 * (1 - BETA) / (1 + BETA)  # section 4.3
+_FRESH = HyStart()  # of all connections that had no ACK yet: never changed
 
 
 class Cubic(Congestion):
@@ -29,7 +30,7 @@ class Cubic(Congestion):
         self._origin = 0.0
         self._w_est = 0.0
         self._prior = 0.0
-        self._hystart: HyStart | None = HyStart()
+        self._hystart: HyStart | None = _FRESH
         self._before: tuple[float, float, float, float, float, float] | None = None
 
     def on_ack(self, acked: int, rtt: float, now: float, in_flight: int) -> None:
@@ -37,10 +38,13 @@ class Cubic(Congestion):
         if self.cwnd >= self.ssthresh:
             self._avoid(acked, rtt, now)
             return
-        if self._hystart is None:
+        hystart = self._hystart
+        if hystart is None:
             self.cwnd += acked  # RFC 9406, 4.3: for the first slow start only
             return
-        grow = self._hystart.growth(acked, rtt, in_flight)
+        if hystart is _FRESH:
+            hystart = self._hystart = HyStart()
+        grow = hystart.growth(acked, rtt, in_flight)
         if grow < 0:
             self.ssthresh = self.cwnd
             self._hystart = None
