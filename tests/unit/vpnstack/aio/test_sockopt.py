@@ -86,7 +86,7 @@ async def test_tcp_info_has_the_kernels_layout() -> None:
     said = {s.remote[1]: s.tcp for s in a.connections()}[80]
     info = sock.getsockopt(TCP, socket.TCP_INFO, 1000)
     assert len(info) == 248
-    assert sock.getsockopt(TCP, socket.TCP_INFO, 104) == info[:104]
+    assert sock.getsockopt(TCP, socket.TCP_INFO, 44) == info[:44]  # ages follow
     assert (info[0], info[5], info[6]) == (1, 7, said.tcpi_snd_wscale | said.tcpi_rcv_wscale << 4)
     for at, name in (
         (8, "rto"), (16, "snd_mss"), (68, "rtt"), (80, "snd_cwnd"), (100, "total_retrans"),
