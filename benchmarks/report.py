@@ -1,10 +1,15 @@
-"""What every benchmark prints and writes: a table, and JSON with ratios of which more is better."""
+"""What every benchmark prints and writes: a table, and JSON with ratios of which more is better.
+
+Where ours and a peer meet the same chances (a seed), the ratio is the median of the ratios chance
+by chance; `ours` and `peers` are then medians of their own, and their quotient may differ.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from rich.console import Console
@@ -21,10 +26,13 @@ class Cell:
     goal: float = 1.0
     better: str = "higher"
     unit: str = ""
+    pairs: tuple[float, ...] = ()  # ratios of measurements that belong together, by seed
 
     @property
     def ratio(self) -> float:
         """How much better than the best peer ours is: above 1 is better, whatever `better`."""
+        if self.pairs:
+            return median(self.pairs)
         if self.better == "higher":
             best = max(self.peers.values())
             return self.ours / best if best else float("inf")
@@ -69,6 +77,7 @@ class Report:
                 "ratio": c.ratio,
                 "goal": c.goal,
                 "better": c.better,
+                **({"ratios": c.pairs} if c.pairs else {}),
             }
             for c in self.cells
         }

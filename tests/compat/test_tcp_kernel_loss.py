@@ -41,13 +41,14 @@ def again(ends: Ends) -> int:
 @losses
 async def test_we_recover(kernel: Kernel, version: int, role: str, loss: str) -> None:
     """Every octet arrives, and we send again hardly more than what was lost."""
-    async with wire(kernel, tx=LOSSES[loss], rx=LINK, seed=version) as net:
+    async with wire(kernel, tx=LINK, rx=LINK, seed=version) as net:
         ends = await net.connect(version, role)
+        net.link.tx = LOSSES[loss]  # not before: a burst may cost all tries to resolve the peer
         await carry(ends.ours, ends.theirs, SIZE)
         lost = net.link.link_statistics().tx.lost
         told = kernel.counters()
         spurious = told["TCPDSACKOldSent"] + told["TCPDSACKOfoSent"]
-        assert lost >= 5
+        assert lost >= 2
         assert spurious <= 3  # tail probes
         assert again(ends) <= lost + spurious
         assert told["TCPOFOQueue"] > 0
@@ -59,11 +60,12 @@ async def test_we_recover(kernel: Kernel, version: int, role: str, loss: str) ->
 @losses
 async def test_the_kernel_recovers(kernel: Kernel, version: int, role: str, loss: str) -> None:
     """Every octet arrives; the kernel used our SACKs and seldom its timer."""
-    async with wire(kernel, tx=LINK, rx=LOSSES[loss], seed=version) as net:
+    async with wire(kernel, tx=LINK, rx=LINK, seed=version) as net:
         ends = await net.connect(version, role)
+        net.link.rx = LOSSES[loss]
         await carry(ends.theirs, ends.ours, SIZE)
         lost, told = net.link.link_statistics().rx.lost, kernel.counters()
-        assert lost >= 5
+        assert lost >= 2
         assert told["TCPSackRecovery"] > 0
         assert told["TCPSACKReneging"] == told["TCPSackFailures"] == told["TCPRenoRecovery"] == 0
         assert told["TCPSACKDiscard"] == told["TCPDSACKIgnoredOld"] == 0
@@ -76,8 +78,9 @@ async def test_the_kernel_recovers(kernel: Kernel, version: int, role: str, loss
 async def test_both_directions_lose(kernel: Kernel, version: int) -> None:
     """Data and acknowledgements are lost both ways while both ends send."""
     lossy = LOSSES["3 %"]
-    async with wire(kernel, tx=lossy, rx=lossy, seed=7) as net:
+    async with wire(kernel, tx=LINK, rx=LINK, seed=7) as net:
         ends = await net.connect(version, "active")
+        net.link.tx = net.link.rx = lossy
         await asyncio.gather(
             carry(ends.ours, ends.theirs, SIZE // 2), carry(ends.theirs, ends.ours, SIZE // 2)
         )

@@ -54,6 +54,7 @@ class Driver:
     def open_lane(self, rng: random.Random) -> Lane:
         """Let flows of bridges be lent to an express lane (`Flow.fd`)."""
         self.lane = self.stack.tcp.lender = Lane(self.switch, self.stack.tcp.counters, rng)
+        self.poller  # noqa: B018  its descriptor is there from the start
         for port in self._closed:
             self.lane.attach(port)
         return self.lane

@@ -14,6 +14,7 @@ from .seq import MASK
 
 ROUND_MIN = 0.001  # a round trip of no time at all would be evaluated at every segment
 FIRST_ROUND = 0.1
+FIRST_SPACE = 10  # segments of an initial window (RFC 6928): what a first round trip brings
 MSS_MIN = 536  # shorter segments say nothing of the peer's full ones
 
 
@@ -31,7 +32,7 @@ def on_round(c: Block, ts: tuple[int, int] | None, now: float) -> None:
     drs = c.drs
     consumed = c.n_bytes_received - c.queue.queued
     if drs is None:
-        drs = c.drs = Drs(c.rcv_buf // 2)
+        drs = c.drs = Drs(min(FIRST_SPACE * c.rcv_mss, c.rcv_buf // 2))
     elif consumed - drs.consumed > drs.space:
         _enlarge(c, drs, consumed - drs.consumed)
     drs.consumed = consumed

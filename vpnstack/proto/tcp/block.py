@@ -173,7 +173,7 @@ class Block:
         self.dup_acks_out = 0
         self.last_ack_sent = 0
         self.sack_ok = False
-        self.dsack: tuple[int, int] | None = None  # a duplicate to be reported (RFC 2883)
+        self.dsack: tuple[tuple[int, int], ...] | None = None  # duplicates to report (RFC 2883)
         self.challenge_at = 0.0  # the second in which challenges are counted (RFC 5961, 7)
         self.challenges = 0
         self.ts_ok = False

@@ -112,7 +112,7 @@ class Connection(Block):
             if self.ack_now:
                 extra = 0 if self.sack_ok else min(self.dup_acks_out, budget) - 1
                 out.append(sending.pure_ack(self, now))
-                while extra > 0:
+                while extra > 0 or (self.dsack and len(out) < budget):
                     out.append(sending.pure_ack(self, now))
                     extra -= 1
             self.dup_acks_out = 0

@@ -41,6 +41,8 @@ def detect(c: Block, now: float) -> bool:
     patience = c.rack_rtt + window(c)
     lost, wait = False, 0.0
     for record in sb.records:
+        if record.first > time:
+            break  # and so are all behind it
         if record.state != OUT or record.time > time or (record.time == time and record.end > end):
             continue
         left = record.time + patience - now

@@ -12,6 +12,7 @@ from .seq import HALF, MASK, unwrap
 from .state import Input, State
 
 CLOSED, ESTABLISHED = State.CLOSED, State.ESTABLISHED  # looked up at every segment
+DSACKS = 64  # duplicates of one burst that are reported
 PAWS_IDLE = 24 * 86400.0  # RFC 7323, 5.5: TS.Recent is too old to be trusted
 
 
@@ -182,14 +183,14 @@ def _check(c: Block, seq: int, flags: int, body: Buffer, now: float
         return None
     if not acceptable:
         if n and seq + n <= rcv_nxt:
-            c.dsack = (seq, seq + n)
+            _duplicate(c, seq, seq + n)
         _unacceptable(c, n, flags, now)
         if seq == rcv_nxt and flags & ACK:  # a full window still takes acknowledgements
             return seq, flags & ~FIN, b""
         return None
     if seq < rcv_nxt:
         if n:
-            c.dsack = (seq, min(seq + n, rcv_nxt))
+            _duplicate(c, seq, min(seq + n, rcv_nxt))
         body = body[rcv_nxt - seq :]
         seq = rcv_nxt
         c.ack_now = c.wants_transmit = True
@@ -198,6 +199,22 @@ def _check(c: Block, seq: int, flags: int, body: Buffer, now: float
         flags &= ~FIN
         c.ack_now = c.wants_transmit = True
     return seq, flags, body
+
+
+def _duplicate(c: Block, left: int, right: int) -> None:
+    """RFC 2883, 4: report each duplicate once, in an ACK of its own unless it touches the last.
+
+    A sender that counts reports goes back to its old window when none is missing (RFC 3708).
+    """
+    if not c.sack_ok:
+        return
+    found = c.dsack
+    if found is None:
+        c.dsack = ((left, right),)
+    elif found[-1][1] == left:
+        c.dsack = (*found[:-1], (found[-1][0], right))
+    elif len(found) < DSACKS:
+        c.dsack = (*found, (left, right))
 
 
 def _unacceptable(c: Block, n: int, flags: int, now: float) -> None:
@@ -307,7 +324,7 @@ def _out_of_order(c: Block, seq: int, body: Buffer) -> None:
     c.n_out_of_order += 1
     before = c.assembler.queued
     if c.assembler.add(seq, body) and c.assembler.queued == before:
-        c.dsack = (seq, seq + len(body))  # RFC 2883, 4: all of it was here
+        _duplicate(c, seq, seq + len(body))  # all of it was here
     c.dup_acks_out += 1
     c.ack_now = c.wants_transmit = True
 

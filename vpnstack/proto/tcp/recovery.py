@@ -8,12 +8,16 @@ lost and slow start sends it again (RFC 5681, 3.1).  The controller hears only w
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from operator import attrgetter
+
 from . import pmtud, rack, undo
 from .block import OFF, Block, Phase
 from .scoreboard import OUT, SACKED, Sent
 from .state import State
 
 DUP_THRESH = 3
+END = attrgetter("end")
 CWR, RECOVERY, LOSS = Phase.CWR, Phase.RECOVERY, Phase.LOSS  # looked up at every ACK
 
 
@@ -21,14 +25,14 @@ def take_sacks(c: Block, blocks: list[tuple[int, int]], now: float) -> int:
     """Apply SACK blocks (unwrapped, within the window) and return the bytes newly SACKed."""
     sb, fresh = c.sb, 0
     newest: Sent | None = None
+    records = sb.records
     for left, right in blocks:
-        index = 0
-        records = sb.records
+        index = bisect_right(records, left, key=END)
         while index < len(records):
             record = records[index]
             if record.seq >= right:
                 break
-            if record.end > left and record.state != SACKED:
+            if record.state != SACKED:
                 if record.seq < left:
                     sb.split(index, left)
                     index += 1
@@ -36,14 +40,35 @@ def take_sacks(c: Block, blocks: list[tuple[int, int]], now: float) -> int:
                 if record.end > right:
                     record = sb.split(index, right)
                 fresh += sb.mark_sacked(record)
+                rack.delivered(c, record, now)
                 if newest is None or record.time >= newest.time:
                     newest = record
+                index = _join(records, index)
             index += 1
-    if newest is not None:
-        if sb.sampled is None or newest.time >= sb.sampled.time:
-            sb.sampled = newest
-        rack.delivered(c, newest, now)
+    if newest is not None and (sb.sampled is None or newest.time >= sb.sampled.time):
+        sb.sampled = newest
     return fresh
+
+
+def _join(records: list[Sent], index: int) -> int:
+    """Join a record with SACKed neighbours, as one of them is like the other; return where it is.
+
+    Peers repeat their blocks, and each ACK looks at all records in them: the list stays as short
+    as there are holes.
+    """
+    if index + 1 < len(records) and records[index + 1].state == SACKED:
+        _absorb(records, index)
+    if index and records[index - 1].state == SACKED:
+        index -= 1
+        _absorb(records, index)
+    return index
+
+
+def _absorb(records: list[Sent], index: int) -> None:
+    """Let a record take the place of the one behind it, too."""
+    behind = records.pop(index + 1)
+    records[index].end = behind.end
+    records[index].rtx |= behind.rtx  # no round trip may be taken if the peer reneges
 
 
 def on_ack(c: Block, acked: int, sacked: int, duplicate: bool, flight: int, rtt: float,
@@ -67,8 +92,13 @@ def on_ack(c: Block, acked: int, sacked: int, duplicate: bool, flight: int, rtt:
     if phase is not RECOVERY:
         if acked:
             c.dup_acks_in = sb.dup_bytes = 0
-        if acked and (phase is not CWR or not c.cc.prr):
-            _grow(c, acked, rtt, now)
+        if phase is not CWR or not c.cc.prr:
+            if acked:
+                _grow(c, acked + sacked, rtt, now)
+            elif not lost and sb.reordered > DUP_THRESH * c.mss:
+                # RFC 5681 grows by what is acknowledged in order, which SACKed data never is again
+                # here: on a path that reorders, count it when it arrives (as Linux does).
+                _grow(c, sacked, rtt, now)
         if lost and phase is not LOSS:
             if c.pmtu is not None and pmtud.lost_alone(c):
                 c.rtx_credit = sb.lost  # RFC 4821, 7.5: a probe's loss is no congestion

@@ -79,8 +79,8 @@ def _sacks(c: Block, room: int) -> tuple[tuple[int, int], ...]:
     """Return the blocks to report: a duplicate first (RFC 2883), then the newest ranges."""
     blocks = c.assembler.blocks(room) if c.assembler is not None else []
     if c.dsack is not None:
-        blocks = [c.dsack, *blocks][:room]
-        c.dsack = None
+        blocks = [c.dsack[0], *blocks][:room]
+        c.dsack = c.dsack[1:] or None
     if not c.sack_ok:
         return ()
     return tuple([(left & MASK, right & MASK) for left, right in blocks])

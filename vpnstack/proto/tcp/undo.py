@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from .block import Block, Phase
 from .parts import Undo
+from .scoreboard import OUT
 from .seq import before, unwrap
 
 FIRST, NEW_DATA = 1, 2  # steps of F-RTO: waiting for the first ACK; new data is out
@@ -44,7 +45,10 @@ def on_dsack(c: Block, left: int, right: int) -> None:
 
 
 def echo_is_older(c: Block, ts: tuple[int, int] | None) -> bool:
-    """Eifel: the ACK answers a transmission older than the first repeated one (RFC 3522, 3.2)."""
+    """Eifel: the ACK answers a transmission older than the first repeated one (RFC 3522, 3.2).
+
+    As in Linux that says nothing yet of other segments that were sent again and are still out.
+    """
     u = c.undo
     return (
         u is not None
@@ -53,6 +57,7 @@ def echo_is_older(c: Block, ts: tuple[int, int] | None) -> bool:
         and ts[1] != 0
         and c.ts_ok
         and before(ts[1], u.stamp)
+        and not any(record.rtx and record.state == OUT for record in c.sb.records)
     )
 
 

@@ -22,6 +22,8 @@ class Link:
     jitter: float = 0.0
     loss: float = 0.0
     duplicate: float = 0.0
+    late: float = 0.0  # the chance of a segment to be overtaken, by `late_by` seconds
+    late_by: float = 0.004
     rate: float = 0.0  # bytes a second, 0: infinite
     queue: float = 0.1  # seconds of rate that may wait
     drop: Callable[[Segment], bool] | None = None
@@ -95,6 +97,8 @@ class Pair:
             for _ in range(copies):
                 self.count += 1
                 when = at + link.delay + self.rng.random() * link.jitter
+                if link.late and self.rng.random() < link.late:
+                    when += link.late_by
                 heapq.heappush(self.heap, (when, self.count, to_b, part))
 
     def _serve(self, end: End, to_b: bool) -> None:

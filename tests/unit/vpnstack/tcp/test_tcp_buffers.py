@@ -27,6 +27,18 @@ def test_drs_grows_with_what_the_reader_takes_up_to_the_bound() -> None:
     assert max(s.wnd << pair.b.conn.rcv_wscale for _, s in pair.b.sent[1:]) <= 1 << 20
 
 
+def test_drs_keeps_ahead_of_a_slow_start_from_its_first_round_trip_on() -> None:
+    config = Config(rcv_buf=1 << 22, snd_buf=1 << 22)
+    pair = connected(config, config)
+    pair.a.link = Link(delay=0.05)
+    pair.a.to_send = bytes(20_000_000)
+    for _ in range(40):
+        pair.run(0.01)
+        flight = pair.a.conn.snd_nxt - pair.a.conn.snd_una
+        assert flight + 1448 < pair.a.conn.snd_wnd  # the congestion window is the smaller one
+    assert pair.a.conn.cc.cwnd > 500_000
+
+
 def test_drs_gives_a_reader_that_does_not_read_nothing() -> None:
     pair = connected()
     pair.a.to_send = bytes(2_000_000)

@@ -223,6 +223,23 @@ def test_old_and_new_bytes_in_one_segment() -> None:
     assert t.trace() == [". 1:1 ack 7 sack 1-4"]  # RFC 2883
 
 
+def test_rfc2883_each_duplicate_of_a_burst_is_reported() -> None:
+    t = established()
+    t.inject(".", seq=1, data=bytes(6000))
+    assert t.trace() == [". 1:1 ack 6001"]
+    for seq in (1, 1001, 4001):
+        t.inject(".", seq=seq, data=bytes(1000))
+    assert t.trace() == [". 1:1 ack 6001 sack 1-2001", ". 1:1 ack 6001 sack 4001-5001"]
+    assert t.trace() == []
+
+
+def test_no_duplicate_is_reported_to_a_peer_without_sack() -> None:
+    t = established(sack_permitted=False)
+    t.inject(".", seq=1, data=b"abc")
+    t.inject(".", seq=1, data=b"abc")
+    assert t.trace() == [". 1:1 ack 4"]
+
+
 def test_duplicate_data_is_acknowledged_at_once() -> None:
     t = established()
     t.inject(".", seq=1, data=b"abc")
