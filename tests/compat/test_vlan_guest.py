@@ -131,9 +131,9 @@ async def talk(guest: Guest, host: Host) -> None:
     assert hashlib.md5(DATA).hexdigest() in said, said
     await guest.run("httpd -p 80 -h /")
     for addr in ("10.5.0.2", "fd00:5::2"):
-        before = host.statistics().stack.segments_in
+        before = host.statistics().stack.frames_in
         assert await fetch(host, addr) == DATA
-        assert host.statistics().stack.segments_in - before < SIZE / 1500  # super-segments
+        assert host.statistics().stack.frames_in - before < SIZE / 1500  # super-segments
 
 
 async def fetch(host: Host, addr: str) -> bytes:
