@@ -9,8 +9,8 @@ long and knows nothing of congestion: it does not slow down for loss, nor for an
 
 from __future__ import annotations
 
+import argparse
 import asyncio
-import sys
 from collections.abc import Iterable
 from dataclasses import replace
 
@@ -147,9 +147,16 @@ def measure(data: bytes, window: int | None, loss: float) -> tuple[float, int]:
 
 def main() -> None:
     """Print the table."""
-    size = int(sys.argv[1]) if len(sys.argv) > 1 else 2_000_000
-    data = bytes(range(256)) * (size // 256)
-    table = Table(title=f"{len(data):,} bytes over 20 Mbit/s, 40 ms round trip, queue of 100")
+    parser = argparse.ArgumentParser(description="Compare a transport of our own with TCP.")
+    parser.add_argument("bytes", type=int, nargs="?", default=2_000_000, help="how much to send")
+    data = bytes(range(256)) * max(parser.parse_args().bytes // 256, 1)
+    screen = Console()
+    screen.print(
+        f"{len(data):,} bytes over 20 Mbit/s, 40 ms round trip, a queue of 100 packets, in virtual "
+        "time.\nTally's number is its window; repeated are packets that were sent again.",
+        highlight=False,
+    )
+    table = Table()
     for column in ("loss", "transport", "seconds", "Mbit/s", "repeated"):
         table.add_column(column, justify="left" if column == "transport" else "right")
     for loss in (0.0, 0.01, 0.05):
@@ -159,7 +166,7 @@ def main() -> None:
             row = (f"{loss:.0%}", name, f"{seconds:.3f}", f"{speed:.2f}", f"{repeated}")
             table.add_row(*row)
         table.add_section()
-    Console().print(table)
+    screen.print(table)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from .errors import UsageError
 
 ADDRESSES = ("192.168.127.1/24", "fd00:127::1/64")
 HOST_V4_FROM_END = 1  # host.internal is the last usable IPv4 address ...
+MSS_MIN = 216  # what an MTU of 256 leaves; smaller segments help only attackers
 HOST_V6_INTERFACE = 0xFE  # ... and this interface identifier
 
 
@@ -16,12 +17,15 @@ HOST_V6_INTERFACE = 0xFE  # ... and this interface identifier
 class GatewayConfig:
     """`addresses` are the gateway's own, with prefixes, at most one of each family.
 
-    `mtu` counts bytes of an IP packet; `resolv_conf` is where the host's resolvers are read from,
-    empty for none; `seed` makes addresses and numbers repeatable, for tests.
+    `mtu` counts bytes of an IP packet; `mss` clamps TCP's segments both ways to so many bytes, 0
+    for no clamp, where the path to a guest takes less and says nothing; `resolv_conf` is where the
+    host's resolvers are read from, empty for none; `seed` makes addresses and numbers repeatable,
+    for tests.
     """
 
     addresses: tuple[str, ...] = ADDRESSES
     mtu: int = 1500
+    mss: int = 0
     host_loopback: bool = True
     link_local: bool = False
     domain: str = "internal"
@@ -68,3 +72,5 @@ class GatewayConfig:
             raise UsageError(f"expected an IPv6 prefix of /64 (RFC 4862), found {self.v6}")
         if not (68 if self.v6 is None else 1280) <= self.mtu <= 65520:
             raise UsageError(f"expected an MTU of 1280 to 65520, found {self.mtu}")
+        if self.mss and not MSS_MIN <= self.mss <= self.mtu:
+            raise UsageError(f"expected an MSS of {MSS_MIN} to the MTU, or 0, found {self.mss}")

@@ -18,6 +18,7 @@ import resource
 import socket
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, Self
 
 from .aio.driver import Driver
@@ -106,7 +107,8 @@ class Gateway:
         mac = local_mac("gateway")
         self.switch = Switch(mac)
         interface = Interface(InterfaceConfig(mac, (*own, *hosts), config.mtu), self.switch)
-        self.stack = Stack(interface, rng=self._rng, forwarding=True, tcp_config=tcp_config)
+        tcp = partial(tcp_config, mss=config.mss)
+        self.stack = Stack(interface, rng=self._rng, forwarding=True, tcp_config=tcp)
         self.driver = Driver(self.stack, self.switch, self._loop)
         self._endpoints = Endpoints(self.stack, self.driver, self._loop)
         self.policy = Policy(
@@ -280,9 +282,14 @@ class Gateway:
         return self.stack.statistics()
 
 
-def tcp_config(version: int, mtu: int) -> Config:
-    """Return the parameters of connections with guests, whose silent end has to be noticed."""
-    return replace(default_tcp_config(version, mtu), keepalive=True, nodelay=True, delayed_fin=True)
+def tcp_config(version: int, mtu: int, mss: int = 0) -> Config:
+    """Return the parameters of connections with guests, whose silent end has to be noticed.
+
+    `mss` clamps their segments, 0 for no clamp.
+    """
+    made = default_tcp_config(version, mtu)
+    mss = min(made.mss, mss or made.mss)
+    return replace(made, keepalive=True, nodelay=True, delayed_fin=True, mss=mss)
 
 
 def raise_descriptor_limit() -> None:

@@ -57,7 +57,7 @@ def test_prototype(tmp_path: Path) -> None:
 def test_congestion(tmp_path: Path) -> None:
     run = example("congestion.py", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
-    rows = {line.split()[0]: line.split() for line in run.stdout.splitlines()}
+    rows = {line.split()[0]: line.split() for line in run.stdout.splitlines()[1:]}
     speed = {name: float(row[1]) for name, row in rows.items()}
     delay = {name: float(row[5]) for name, row in rows.items()}
     assert speed["delay"] > 0.9 * speed["cubic"] > 10

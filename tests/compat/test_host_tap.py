@@ -174,3 +174,74 @@ async def test_the_kernel_pings_through_an_imperfect_link(tap: TapPort) -> None:
     assert "3 received" in out
     best = float(out.rsplit("=", 1)[1].split("/")[0])
     assert 100 <= best < 130
+
+
+class Marks(asyncio.Protocol):
+    """Notes urgent marks and how much came."""
+
+    def __init__(self) -> None:
+        self.got = b""
+        self.ends: set[int] = set()  # where urgent data ends, in all that was sent
+        self.lost = asyncio.get_running_loop().create_future()
+
+    def urgent_received(self, mark: int) -> None:
+        self.ends.add(len(self.got) + mark)
+
+    def data_received(self, data: bytes) -> None:
+        self.got += data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost.set_result(exc)
+
+
+async def test_urgent_marks_to_and_from_the_kernel(tap: TapPort) -> None:
+    """Linux takes the pointer to name the octet behind, as RFC 6093 4 does."""
+    loop = asyncio.get_running_loop()
+    listener = listening(socket.AF_INET, socket.SOCK_STREAM, "10.9.0.1")
+    listener.listen()
+    async with host(tap) as ours, asyncio.timeout(20):
+        opening = asyncio.ensure_future(loop.sock_accept(listener))
+        transport, protocol = await ours.create_connection(
+            Marks, "10.9.0.1", listener.getsockname()[1]
+        )
+        sock, _ = await opening
+        sock.send(b"abc")
+        sock.send(b"d!", socket.MSG_OOB)
+        sock.send(b"ef")
+        transport.send_urgent(b"stop!")
+        transport.write(b"more")
+        before = await loop.sock_recv(sock, 100)
+        assert before == b"stop"  # a read ends at the mark
+        assert sock.recv(1, socket.MSG_OOB) == b"!"
+        assert await loop.sock_recv(sock, 100) == b"more"
+        sock.close()
+        await protocol.lost
+        assert (protocol.got, protocol.ends) == (b"abcd!ef", {5})
+    listener.close()
+
+
+@pytest.mark.parametrize(
+    ("family", "addr"), [(socket.AF_INET, "10.9.0.9"), (socket.AF_INET6, "fd09::9")]
+)
+async def test_answers_come_from_the_address_that_was_asked(
+    tap: TapPort, family: int, addr: str
+) -> None:
+    """A connected socket of the kernel takes no other answer."""
+
+    class Answering(asyncio.DatagramProtocol):
+        def connection_made(self, transport: Any) -> None:
+            self.transport = transport
+
+        def datagram_received(self, data: bytes, peer: tuple[str, int]) -> None:
+            mine, port = self.transport.get_extra_info("destination")
+            self.transport.sendto(f"{mine} {port}".encode(), peer, source=mine)
+
+    addresses = ["10.9.0.2/24", "10.9.0.9/24", "fd09::2/64", "fd09::9/64"]
+    loop = asyncio.get_running_loop()
+    asking = listening(family, socket.SOCK_DGRAM, "10.9.0.1" if family == 2 else "fd09::1")
+    async with Host(tap, addresses) as ours, asyncio.timeout(20):
+        await ours.create_datagram_endpoint(Answering, ("", 53))
+        asking.connect((addr, 53))
+        await loop.sock_sendall(asking, b"?")
+        assert await loop.sock_recv(asking, 100) == f"{addr} 53".encode()
+    asking.close()

@@ -26,6 +26,7 @@ from vpnstack.wire import (
     dhcpv6,
     ethernet,
     icmp,
+    icmpext,
     igmp,
     ip,
     ipopt,
@@ -66,6 +67,7 @@ def run_icmp(data: bytes) -> None:
     quiet(lambda d: icmp.parse(seal(d), A6, B6))(data)
     for version in (4, 6):
         icmp.quoted(icmp.Error(version, 3, 3, 0, data))
+        icmpext.parse(icmp.Error(version, 3, 3, int.from_bytes(data[:4]), data[4:]))
     for kind in icmp.Kind:
         built = Errors().build(data, kind, B4 if data[:1] < b"\x50" else B6, 0.0)
         assert built is None or len(built) <= icmp.V6_ERROR_MAX

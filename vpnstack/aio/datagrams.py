@@ -12,10 +12,11 @@ from typing import Any
 
 from ..errors import UsageError
 from ..stack.stack import Stack
-from ..stack.udp import Endpoint
+from ..stack.udp import PAYLOAD_MAX, Endpoint
 from ..wire import icmp, ip
 from ..wire.icmp import Kind
 
+HEADERS = {4: 28, 6: 48}  # of IP and UDP
 _ERRORS: dict[Kind | None, tuple[type[OSError], int]] = {
     Kind.PORT_UNREACHABLE: (ConnectionRefusedError, errno.ECONNREFUSED),
     Kind.PROTOCOL_UNREACHABLE: (OSError, errno.ENOPROTOOPT),
@@ -25,11 +26,23 @@ _ERRORS: dict[Kind | None, tuple[type[OSError], int]] = {
 }  # any other is EHOSTUNREACH
 
 
+class MessageTooLong(OSError):
+    """A datagram is larger than the link or the path takes; `size` is the largest payload."""
+
+    def __init__(self, text: str, size: int) -> None:
+        super().__init__(errno.EMSGSIZE, text)
+        self.size = size
+
+
 class StackDatagramTransport(asyncio.DatagramTransport):
-    """A bound port; `source` finds our address towards another where none is bound.
+    """A bound port.
 
     ICMP errors about what was sent come to `error_received`, whether the transport is connected or
-    not: `ConnectionRefusedError` for a port that nobody has, others with their errno.
+    not: `ConnectionRefusedError` for a port that nobody has, `MessageTooLong` for what a router
+    cannot pass on, others with their errno.
+
+    In `datagram_received`, `get_extra_info("destination")` is the address and port that the
+    datagram was sent to (IP_PKTINFO): one of ours, a group, or a broadcast address.
     """
 
     def __init__(
@@ -54,6 +67,8 @@ class StackDatagramTransport(asyncio.DatagramTransport):
         self._protocol: asyncio.DatagramProtocol = asyncio.DatagramProtocol()
         self._closing = False
         self._groups: Counter[bytes] = Counter()
+        self._destination: Endpoint | None = None
+        self.fragment = True  # False: what a link or router cannot take whole is an error
         self.ttl: int | None = None  # of single hosts; None: the link's
         self.multicast_ttl = 1  # RFC 1112 6.1
         self.multicast_loop = True  # what goes to a group reaches its members here too
@@ -70,7 +85,14 @@ class StackDatagramTransport(asyncio.DatagramTransport):
         """Hand a datagram on; a connected transport takes its peer's only."""
         if self._closing or (self._remote is not None and remote != self._remote):
             return
+        self._destination = local
         self._protocol.datagram_received(data, (_text(remote[0]), remote[1]))
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        """Return "sockname", "peername" or "destination", that of the latest datagram."""
+        if name == "destination" and self._destination is not None:
+            return _text(self._destination[0]), self._destination[1]
+        return super().get_extra_info(name, default)
 
     def icmp_received(
         self, remote: Endpoint, local: Endpoint, error: icmp.Error, now: float
@@ -80,12 +102,21 @@ class StackDatagramTransport(asyncio.DatagramTransport):
             return
         kind, number = _ERRORS.get(error.kind, (OSError, errno.EHOSTUNREACH))
         text = f"{_text(remote[0])} port {remote[1]}: {os.strerror(number)} ({error})"
-        self._protocol.error_received(kind(number, text))
+        if error.kind is Kind.TOO_BIG:
+            told = error.value & 0xFFFF if error.version == 4 else error.value
+            told = told or self._stack.interface.path_mtu(remote[0], now)
+            self._protocol.error_received(MessageTooLong(text, payload_of(told, error.version)))
+        else:
+            self._protocol.error_received(kind(number, text))
 
     # From the user.
 
-    def sendto(self, data: Any, addr: Any = None) -> None:
-        """Send one datagram, to `addr` or to the peer; errors come to `error_received`."""
+    def sendto(self, data: Any, addr: Any = None, source: str | None = None) -> None:
+        """Send one datagram, to `addr` or to the peer; errors come to `error_received`.
+
+        `source` is the address of ours that it comes from, by default the one that is bound, or
+        the best one towards `addr`.
+        """
         if self._closing:
             return
         if self._remote is None:
@@ -94,19 +125,30 @@ class StackDatagramTransport(asyncio.DatagramTransport):
             target = (self._resolve(addr[0]), addr[1])
         else:
             target = self._remote
-        group = ip.is_multicast(target[0])
-        source = self._source(target[0])
-        if source is None or len(source) != len(target[0]):
+        mine = self._source(target[0]) if source is None else ipaddress.ip_address(source).packed
+        if mine is None or len(mine) != len(target[0]):
             self._soon(OSError(errno.ENETUNREACH, f"no address to reach {_text(target[0])} from"))
             return
-        local = (source, self._local[1])
-        ttl, octets = self.multicast_ttl if group else self.ttl, bytes(data)
+        if source is not None and mine not in self._stack.interface.local:
+            self._soon(OSError(errno.EADDRNOTAVAIL, f"{source} is no address of ours"))
+            return
+        self._send((mine, self._local[1]), target, bytes(data))
+
+    def _send(self, local: Endpoint, target: Endpoint, octets: bytes) -> None:
+        group = ip.is_multicast(target[0])
+        ttl = self.multicast_ttl if group else self.ttl
         if group and self.multicast_loop and target[0] in self._stack.groups:
             self._loop.call_soon(self._loop_back, local, target, octets)
         if group and ttl == 0:
             return  # RFC 1112 6.1: to this host only
-        if not self._stack.udp.send(local, target, octets, self._loop.time(), ttl=ttl):
-            self._soon(OSError(errno.EMSGSIZE, f"{len(data)} bytes are too long for a datagram"))
+        now, stack = self._loop.time(), self._stack
+        if not stack.udp.send(local, target, octets, now, ttl=ttl, fragment=self.fragment):
+            version = 4 if len(target[0]) == 4 else 6
+            most = PAYLOAD_MAX[len(target[0])]
+            if not self.fragment:
+                most = min(most, payload_of(stack.interface.mtu, version))
+            text = f"{len(octets)} bytes are too long for a datagram: expected at most {most}"
+            self._soon(MessageTooLong(text, most))
         self._wake()
 
     def _source(self, target: bytes) -> bytes | None:
@@ -172,6 +214,11 @@ class StackDatagramTransport(asyncio.DatagramTransport):
         if not isinstance(protocol, asyncio.DatagramProtocol):
             raise TypeError(f"expected a DatagramProtocol, found {type(protocol).__name__}")
         self._protocol = protocol
+
+
+def payload_of(mtu: int, version: int) -> int:
+    """Return the payload of a datagram that makes an IP packet of `mtu` bytes."""
+    return max(mtu - HEADERS[version], 0)
 
 
 def _text(addr: bytes | None) -> str:

@@ -1,30 +1,28 @@
 """Happy eyeballs (RFC 8305): connect to a name over whichever family works first.
 
 Both families are asked for at once; attempts start a quarter of a second apart, the families in
-turn; the first connection wins and the others are given up.  It needs a network that opens
-connections and something that knows names, and nothing else of either.
+turn; the first connection wins and the others are given up.  It needs something that connects to
+an address and something that knows names, and nothing else of either.
+
+asyncio makes one protocol for a connection, whatever was tried for it: attempts are held by a
+`Waiting`, and the winner gets its protocol with `adopt`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
+import errno
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 from ..proto import addrsel
 
-Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+T = TypeVar("T")
+P = TypeVar("P", bound=asyncio.BaseProtocol)
 Source = Callable[[bytes], bytes | None]
-
-
-class Connector(Protocol):
-    """What opens a connection to an address written as text."""
-
-    async def open_connection(self, host: str, port: int) -> Streams:
-        """Connect; raises `OSError`."""
+Open = Callable[[bytes], Coroutine[Any, Any, T]]
 
 
 class Names(Protocol):
@@ -42,43 +40,71 @@ class Config:
     attempt_delay: float = 0.25
 
 
-async def open_connection(
-    net: Connector, names: Names, host: str, port: int, *,
+async def connect(
+    open: Open[T], names: Names, host: str, *, discard: Callable[[T], None],
     source: Source = lambda dst: None, config: Config | None = None,
-) -> Streams:  # fmt: skip
-    """Connect to `host` and return streams.
+) -> T:  # fmt: skip
+    """Return what `open` makes of the first address of `host` that lets us in.
 
-    `source` is our address for a destination (`Interface.source_for`) and orders them by
-    RFC 6724; without it the name server's order stands, IPv6 first.  Raises the last attempt's
-    `OSError`.
+    `open` raises `OSError`; `discard` ends a connection that came second.  `source` is our address
+    for a destination (`Interface.source_for`) and orders them by RFC 6724; without it the name
+    server's order stands, IPv6 first.  Raises the last attempt's `OSError`.
     """
-    return await _Race(net, names, host, port, source, config or Config()).run()
+    return await _Race(open, names, host, discard, source, config or Config()).run()
 
 
-class _Race:
+class Waiting(asyncio.Protocol):
+    """Holds a connection that may still lose the race: nothing of it is read."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Close the window."""
+        assert isinstance(transport, asyncio.ReadTransport)
+        transport.pause_reading()
+
+
+def adopt(transport: asyncio.Transport, factory: Callable[[], P]) -> P:
+    """Give the connection of a `Waiting` to the protocol that `factory` makes; returns it."""
+    if transport.is_closing():
+        raise ConnectionResetError(errno.ECONNRESET, "the peer reset the connection")
+    try:
+        protocol = factory()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+    except BaseException:
+        transport.abort()
+        raise
+    transport.resume_reading()
+    return protocol
+
+
+class _Race(Generic[T]):
     def __init__(
-        self, net: Connector, names: Names, host: str, port: int, source: Source, config: Config
-    ) -> None:
-        self._net, self._names, self._host, self._port = net, names, host, port
+        self, open: Open[T], names: Names, host: str, discard: Callable[[T], None],
+        source: Source, config: Config,
+    ) -> None:  # fmt: skip
+        self._open, self._names, self._host, self._discard = open, names, host, discard
         self._source, self._config = source, config
         self._waiting: list[bytes] = []
         self._tried: set[bytes] = set()
         self._latest = 0  # octets of the address tried last
         self._error: Exception | None = None
 
-    async def run(self) -> Streams:
+    async def run(self) -> T:
         queries: dict[asyncio.Task[Sequence[bytes]], int] = {
             asyncio.ensure_future(self._names.addresses(self._host, family)): family
             for family in (6, 4)
         }
-        attempts: set[asyncio.Task[Streams]] = set()
+        attempts: set[asyncio.Task[T]] = set()
         try:
             await self._first_answers(queries)
             return await self._connect(queries, attempts)
         finally:
             for task in (*queries, *attempts):
                 task.cancel()
-            await asyncio.gather(*queries, *attempts, return_exceptions=True)
+            await asyncio.gather(*queries, return_exceptions=True)
+            for late in await asyncio.gather(*attempts, return_exceptions=True):
+                if not isinstance(late, BaseException):
+                    self._discard(late)
 
     async def _first_answers(self, queries: dict[asyncio.Task[Sequence[bytes]], int]) -> None:
         """Wait for IPv6's answer, or shortly longer than for IPv4's (3)."""
@@ -121,15 +147,14 @@ class _Race:
 
     async def _connect(
         self, queries: dict[asyncio.Task[Sequence[bytes]], int],
-        attempts: set[asyncio.Task[Streams]],
-    ) -> Streams:  # fmt: skip
+        attempts: set[asyncio.Task[T]],
+    ) -> T:  # fmt: skip
         while self._waiting or attempts or queries:
             if self._waiting:
                 addr = self._waiting.pop(0)
                 self._tried.add(addr)
                 self._latest = len(addr)
-                text = str(ipaddress.ip_address(addr))
-                attempts.add(asyncio.ensure_future(self._net.open_connection(text, self._port)))
+                attempts.add(asyncio.ensure_future(self._open(addr)))
             delay = self._config.attempt_delay if self._waiting else None
             events: set[asyncio.Task[object]] = {*attempts, *queries}
             await asyncio.wait(events, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
@@ -139,18 +164,18 @@ class _Race:
             self._take(queries)
         raise self._error or OSError(f"no address of {self._host} could be tried")
 
-    def _finished(self, attempts: set[asyncio.Task[Streams]]) -> Streams | None:
+    def _finished(self, attempts: set[asyncio.Task[T]]) -> T | None:
         """Return the first connection there is; a second one that came with it is closed."""
-        winner: Streams | None = None
+        winner: T | None = None
         for task in [task for task in attempts if task.done()]:
             attempts.discard(task)
             try:
-                streams = task.result()
+                found = task.result()
             except Exception as e:
                 self._error = e
                 continue
             if winner is None:
-                winner = streams
+                winner = found
             else:
-                streams[1].close()
+                self._discard(found)
         return winner

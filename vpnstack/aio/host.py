@@ -77,9 +77,9 @@ class Host:
     """A host with one interface; an async context manager, or `start` and `close`.
 
     `addresses` have prefixes; `gateway` is one address or one of each family; `mac` is made from
-    `name` unless given.  `names` are other hosts'; `tcp` makes the parameters of connections from
-    an IP version and an MTU; `seed` makes ports and sequence numbers repeatable.  With several
-    ports the host bridges between them.
+    `name` unless given; on a `vlan` all frames have its tag (IEEE 802.1Q).  `names` are other
+    hosts'; `tcp` makes the parameters of connections from an IP version and an MTU; `seed` makes
+    ports and sequence numbers repeatable.  With several ports the host bridges between them.
 
     `autoconf` (True, or a `stack.autoconf.Config`) gets addresses, routers and name servers from
     the network, beside `addresses`; `dns` and `search` are servers and domains without it.
@@ -93,6 +93,7 @@ class Host:
         gateway: str | Sequence[str] = (),
         mac: str | None = None,
         mtu: int | None = None,
+        vlan: int | None = None,
         name: str = "host",
         names: Mapping[str, Sequence[bytes]] | None = None,
         tcp: Callable[[int, int], Config] | None = None,
@@ -113,6 +114,7 @@ class Host:
         self._names = {} if names is None else names
         self._port = port
         self._tcp = tcp
+        self._vlan = vlan
         self._rng = random.Random(seed)
         self._running = False
 
@@ -141,8 +143,9 @@ class Host:
         self.switch = Switch(self.mac)
         hops = {len(hop): hop for hop in (ipaddress.ip_address(g).packed for g in self._gateways)}
         config = InterfaceConfig(
-            self.mac, self._addresses, self.mtu, gateway4=hops.get(4), gateway6=hops.get(16)
-        )
+            self.mac, self._addresses, self.mtu, gateway4=hops.get(4), gateway6=hops.get(16),
+            vlan=self._vlan,
+        )  # fmt: skip
         interface = Interface(config, self.switch)
         self.stack = stacks.Stack(interface, rng=self._rng, tcp_config=self._tcp)
         self.driver = Driver(self.stack, self.switch, self.loop)
@@ -276,23 +279,34 @@ class Host:
         A name that the DNS knows is tried in both families (RFC 8305).  Raises
         `ConnectionRefusedError`, `TimeoutError` and `OSError` as asyncio does.
         """
-        if self.naming.at_once(host) is None and local_addr is None and self.naming.stub.servers:
-            source = self.stack.interface.source_for
-            return await happy.open_connection(self, self.naming, host, port, source=source)
-        return await self._try_each(self._endpoints.open_connection, host, port, local_addr)
+        return await self._connect(
+            self._endpoints.open_connection, lambda lost: lost[1].close(), host, port, local_addr
+        )
 
     async def create_connection(
         self, factory: Callable[[], P], host: str, port: int, *, local_addr: Address | None = None
     ) -> tuple[StackTransport, P]:
-        """Connect and return the transport and the protocol that `factory` makes.
+        """Connect as `open_connection` does, then make a protocol; return it and its transport."""
 
-        The addresses of a name are tried one after the other.
-        """
+        async def connect(remote: Endpoint, local: Bound) -> StackTransport:
+            return (await self._endpoints.create_connection(happy.Waiting, remote, local))[0]
 
-        async def connect(remote: Endpoint, local: Bound) -> tuple[StackTransport, P]:
-            return await self._endpoints.create_connection(factory, remote, local)
+        transport = await self._connect(connect, StackTransport.abort, host, port, local_addr)
+        return transport, happy.adopt(transport, factory)
 
-        return await self._try_each(connect, host, port, local_addr)
+    async def _connect(
+        self, connect: Callable[[Endpoint, Bound], Awaitable[T]], discard: Callable[[T], None],
+        host: str, port: int, local_addr: Address | None,
+    ) -> T:  # fmt: skip
+        """Race the addresses of a name in the DNS; else try what there is in turn."""
+        if self.naming.at_once(host) is not None or local_addr or not self.naming.stub.servers:
+            return await self._try_each(connect, host, port, local_addr)
+
+        async def open(addr: bytes) -> T:
+            return await connect((addr, port), (None, 0))
+
+        source = self.stack.interface.source_for
+        return await happy.connect(open, self.naming, host, discard=discard, source=source)
 
     async def _try_each(
         self, connect: Callable[[Endpoint, Bound], Awaitable[T]], host: str, port: int,

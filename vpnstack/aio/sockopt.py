@@ -20,6 +20,7 @@ from ..proto.tcp.congestion.cubic import Cubic
 from ..proto.tcp.congestion.reno import Reno
 from ..stack.flow import Flow
 from ..wire import ip
+from . import tcpinfo
 
 Value: TypeAlias = int | bytes | bytearray | str
 
@@ -104,6 +105,8 @@ class FlowSocket:
             return conn.cc.name.encode()[: buflen or 16]
         if (level, optname) == (SOCKET, socket.SO_LINGER):
             return LINGER.pack(*self.linger)[: buflen or LINGER.size]
+        if (level, optname) == (TCP, socket.TCP_INFO):
+            return tcpinfo.pack(conn.statistics(self._now()))[: buflen or tcpinfo.SIZE]
         number = self._number(level, optname)
         return number.to_bytes(4, sys.byteorder)[:buflen] if buflen else number
 

@@ -27,7 +27,11 @@ ClientConnected = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitab
 
 
 class StackTransport(asyncio.Transport):
-    """A flow as an asyncio transport; pausing reading closes the peer's window."""
+    """A flow as an asyncio transport; pausing reading closes the peer's window.
+
+    Urgent data is in line (RFC 6093): a protocol that has `urgent_received(mark)` is told that it
+    ends `mark` bytes behind what was delivered, before they are.
+    """
 
     def __init__(
         self,
@@ -54,7 +58,10 @@ class StackTransport(asyncio.Transport):
         flow.owner = self
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
-        """Return "peername", "sockname", "flow" or "socket", which takes a socket's options."""
+        """Return "peername", "sockname", "flow", "urgent_mark" (how many bytes lie before the end
+        of urgent data, 0 for none ahead) or "socket", which takes a socket's options."""
+        if name == "urgent_mark":
+            return self._flow.conn.urgent_mark
         if name == "peername":
             return _name(self._flow.remote)
         if name == "sockname":
@@ -87,6 +94,10 @@ class StackTransport(asyncio.Transport):
         elif event in _ERRORS:
             kind, number, text = _ERRORS[event]
             self._lose(kind(number, text))
+        elif event is Event.URGENT:
+            hear = getattr(self._protocol, "urgent_received", None)
+            if hear is not None:
+                hear(self._flow.conn.urgent_mark)
         elif event is Event.CLOSED:
             self._ended = True
             if not self._open:
@@ -156,6 +167,12 @@ class StackTransport(asyncio.Transport):
             self._blocked = True
             self._protocol.pause_writing()
         self._kick()
+
+    def send_urgent(self, data: Any) -> None:
+        """Queue bytes like `write`, their end as the peer's urgent mark (RFC 9293 3.8.5)."""
+        self.write(data)
+        if data and not self._lost and not self._closing:
+            self._flow.conn.mark_urgent(len(self._pending))
 
     def _send(self, view: memoryview) -> bytearray:
         """Give the connection what it takes and return the rest."""

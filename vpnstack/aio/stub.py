@@ -35,6 +35,7 @@ PORT = 53
 PAYLOAD = 1232
 CHAIN_MAX = 8  # queries for one name; within an answer dnspython has its own bound
 TYPES = {4: dns.rdatatype.A, 6: dns.rdatatype.AAAA}
+LOOPBACK = {4: b"\x7f\0\0\x01", 6: bytes(15) + b"\x01"}
 
 
 class NameNotFound(LinkError, OSError):
@@ -118,7 +119,10 @@ class Stub:
             pass
         else:
             return [literal.packed] if literal.version == family else []
-        for candidate in self._candidates(name):
+        special = special_use(name, family)
+        if special:
+            return special
+        for candidate in self._candidates(name) if special is None else ():
             found = await self._follow(candidate, TYPES[family])
             if found is not None:
                 return found
@@ -231,3 +235,14 @@ class Stub:
     def statistics(self) -> Statistics:
         """Return a snapshot of the counters."""
         return Statistics(**self._counts)
+
+
+def special_use(name: str, family: int) -> list[bytes] | None:
+    """Return what RFC 6761 6.3, 6.4 and RFC 7686 2 say of a name; None where the DNS has a say.
+
+    Nothing for a name that exists nowhere; asking would tell outside what was meant to stay here.
+    """
+    last = name.rstrip(".").rpartition(".")[2].lower()
+    if last == "localhost":
+        return [LOOPBACK[family]]
+    return [] if last in ("invalid", "onion") else None

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ..proto import acd, dhcp_client, dhcpv6_client, ndhost, slaac
-from ..wire import arp, ndp
+from ..wire import arp, dhcp, dhcpv6, ndp
 from .autoconf4 import Autoconf4
 from .autoconf6 import Autoconf6
 from .configured import DnsChanged, Event
@@ -26,6 +26,8 @@ from .stack import Stack
 @dataclass(frozen=True, slots=True)
 class Config:
     """What to use; `dhcpv6` runs where a router asks for it (the flags M and O).
+
+    Unless `dhcp` has a client identifier, both versions of DHCP use one (RFC 4361).
 
     `link_local4` is after how many seconds without a lease an IPv4 link-local address is taken,
     None for never.
@@ -51,8 +53,8 @@ class Autoconf:
         self.changed: Callable[[], None] | None = None  # told that there are events
         if config.ipv4:
             self.v4 = Autoconf4(
-                stack, config.dhcp or dhcp_client.Config(), rng, dhcp_on=config.dhcp is not None,
-                fallback=config.link_local4, claims=config.claims,
+                stack, _identified(stack.interface.mac, config), rng,
+                dhcp_on=config.dhcp is not None, fallback=config.link_local4, claims=config.claims,
             )  # fmt: skip
         if config.ipv6:
             self.v6 = Autoconf6(stack, config.addresses, config.routers, config.dhcpv6, rng)
@@ -135,3 +137,12 @@ class Autoconf:
         waiting = any(f is not None and f.events for f in (self.v4, self.v6))
         if self.changed is not None and (waiting or self._dns != self._told):
             self.changed()
+
+
+def _identified(mac: bytes, config: Config) -> dhcp_client.Config:
+    """Return the parameters of the DHCPv4 client, with an identifier."""
+    four, six = config.dhcp or dhcp_client.Config(), config.dhcpv6 or dhcpv6_client.Config()
+    if four.client_id is not None:
+        return four
+    ident = dhcp.client_id(six.duid or dhcpv6.duid_ll(mac), six.iaid)
+    return replace(four, client_id=ident)

@@ -124,6 +124,7 @@ class Autoconf4:
                 self.claim = None
                 self._remove(event.addr)
                 self._route(None)
+                self.interface.routes4 = ()
 
     def _take_claims(self, now: float) -> None:
         claim = self.claim
@@ -153,6 +154,7 @@ class Autoconf4:
         self._drop_link_local()
         self._add(lease.addr, lease.prefix_len, "DHCP")
         self._route(lease.routers[0] if lease.routers else None)
+        self.interface.routes4 = tuple(sorted(lease.routes, key=lambda r: r[1], reverse=True))
         if lease.mtu is not None and lease.mtu != self.interface.mtu_told:
             self.interface.mtu_told = lease.mtu
             self.stack.tcp.reconfigure()

@@ -53,7 +53,7 @@ class IcmpLayer:
         if isinstance(message, icmp.Error):
             self.counters.errors_in += 1
             return message if self._believed(message, src) else None
-        if message.reply:
+        if message.reply or self.interface.framed_to_group(f):
             return None
         if self.forward is None or dst in self.interface.local or self._is_group(dst):
             self._answer(message, src, dst, now)
@@ -85,7 +85,10 @@ class IcmpLayer:
         reply = icmp.Echo(True, echo.ident, echo.seq, echo.data)
         body = icmp.emit(reply, dst, src)
         proto = ip.ICMP if len(src) == 4 else ip.ICMPV6
-        interface.send_packet(ip.emit(ip.Repr(dst, src, proto), body), now)
+        # A router may cut an answer of any length: it needs an identification (RFC 6864 4.1).
+        interface.ident = (interface.ident + 1) & 0xFFFFFFFF
+        repr = ip.Repr(dst, src, proto, ident=interface.ident & 0xFFFF)
+        interface.send_packet(ip.emit(repr, body), now)
 
     def report(self, f: Any, kind: Kind, now: float, value: int = 0) -> None:
         """Send the error `kind` about a received frame, if the rules and the rate allow it."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from ..core import access
 from ..core.burst import Burst
 from ..proto import addrsel, pmtu
 from ..proto.icmp import is_single_host
@@ -49,11 +50,12 @@ class InterfaceConfig:
 
 @dataclass(slots=True)
 class InterfaceCounters:
-    """Packets that were dropped on the way out."""
+    """Packets that were dropped, the last kind on their way in."""
 
     queue_full: int = 0
     unresolved: int = 0
     unroutable: int = 0
+    framed_to_group: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,7 @@ class Datagram:
     data: bytes
 
 
+Route = tuple[bytes, int, bytes]  # network, prefix length, router
 Queued = bytes | Datagram | tuple[bytes, Segment]  # a frame, a datagram, a segment of no flow
 
 
@@ -98,6 +101,7 @@ class Interface:
     paths: pmtu.Cache = field(default_factory=pmtu.Cache)
     gateway4: bytes | None = None
     gateway6: bytes | None = None
+    routes4: tuple[Route, ...] = ()  # before `gateway4`, the longest first (RFC 3442)
     route6: Callable[[bytes], bytes | None] | None = None  # in place of `gateway6`
     mtu_told: int = 0  # by the link's routers or servers; 0: nothing
     hop_limit: int = 64
@@ -179,8 +183,15 @@ class Interface:
         if self.on_link(dst):
             return dst
         if len(dst) == 4:
-            return self.gateway4
+            return self._route4(dst) if self.routes4 else self.gateway4
         return self.route6(dst) if self.route6 is not None else self.gateway6
+
+    def _route4(self, dst: bytes) -> bytes | None:
+        number = int.from_bytes(dst)
+        for network, length, via in self.routes4:
+            if not (number ^ int.from_bytes(network)) >> (32 - length):
+                return via if any(via) else dst  # RFC 3442: a router 0.0.0.0 means on the link
+        return self.gateway4
 
     def reachable(self, addr: bytes) -> bool:
         """Tell whether answers to `addr` can leave here: another single host, and there is a route.
@@ -189,6 +200,19 @@ class Interface:
         """
         other = is_single_host(addr) and addr not in self.local and addr not in self.broadcasts
         return other and self.next_hop(addr) is not None
+
+    def framed_to_group(self, f: Any) -> bool:
+        """Tell whether a packet for a single host came in a frame for many: drop it.
+
+        RFC 1122 3.3.6: an answer of all who forward it would be a storm.
+        """
+        if not f.head[0] & 1:
+            return False
+        dst = access.destination(f)
+        if ip.is_multicast(dst) or dst == ip.BROADCAST_V4 or self.is_broadcast(dst):
+            return False
+        self.counters.framed_to_group += 1
+        return True
 
     def source_for(self, dst: bytes) -> bytes | None:
         """Return our address to talk to `dst` from.
@@ -233,10 +257,13 @@ class Interface:
         """Tell whether `dst` is the directed broadcast of one of our IPv4 networks."""
         return dst in self.broadcasts
 
-    def send_packet(self, octets: bytes, now: float) -> None:
-        """Queue an IP packet, resolving its destination first where that is needed."""
+    def send_packet(self, octets: bytes, now: float, path: int = 0) -> None:
+        """Queue an IP packet, resolving its destination first where that is needed.
+
+        `path` is the MTU that it is cut to, by default that of the path as far as we know.
+        """
         dst = octets[16:20] if octets[0] >> 4 == 4 else octets[24:40]
-        path = self.path_mtu(dst, now)
+        path = path or self.path_mtu(dst, now)
         mac = self.resolve(dst, now, Packet(octets, path))
         if mac is not None:
             self.send_resolved(mac, octets, path)

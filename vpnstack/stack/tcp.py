@@ -111,10 +111,10 @@ class TcpLayer:
         key = access.flow_key(f)
         flow = self.flows.get(key)
         seg = segment_of(f)
-        if flow is None:
-            self._unknown(key, seg, now)
-        else:
+        if flow is not None:
             self._receive(flow, seg, now)
+        elif not self.interface.framed_to_group(f):
+            self._unknown(key, seg, now)
 
     def _count(self, f: Any) -> None:
         size = f.vnet.gso_size
@@ -370,7 +370,8 @@ class TcpLayer:
             return not self._is_blocked(flow)
         mac = self.interface.resolve(flow.remote[0], now, None)
         if mac is None:
-            self._waiting.setdefault(self._hop(flow), {})[flow] = None
+            if self.flows.get(flow.key) is flow:
+                self._waiting.setdefault(self._hop(flow), {})[flow] = None
             return False
         if mac != flow.mac:
             ends = (*flow.local, *flow.remote)
@@ -381,10 +382,11 @@ class TcpLayer:
         return not self._is_blocked(flow)
 
     def _is_blocked(self, flow: Flow) -> bool:
-        if self.interface.link.blocked(flow.mac):
+        if not self.interface.link.blocked(flow.mac):
+            return False
+        if self.flows.get(flow.key) is flow:  # its last words, if it is gone, are lost
             self._blocked[flow] = None
-            return True
-        return False
+        return True
 
     def _hop(self, flow: Flow) -> bytes:
         return self.interface.next_hop(flow.remote[0]) or flow.remote[0]

@@ -61,6 +61,8 @@ class UdpLayer:
     def receive(self, f: Any, now: float) -> None:
         """Give a parsed datagram to its owner."""
         self.counters.datagrams_in += 1
+        if self.interface.framed_to_group(f):
+            return
         src, dst = access.source(f), access.destination(f)
         if src in self.interface.local or src in self.interface.broadcasts:
             self.counters.spoofed += 1
@@ -88,25 +90,27 @@ class UdpLayer:
         *,
         ttl: int | None = None,
         mac: bytes | None = None,
+        fragment: bool = True,
     ) -> bool:
         """Send `data`; False where it is too long.  `mac` skips the neighbour cache (DHCP).
 
-        `ttl` is by default the link's, and 1 for a group (RFC 1112 6.1).
+        `ttl` is by default the link's, and 1 for a group (RFC 1112 6.1).  Without `fragment` it
+        goes whole, whatever is known of the path, and is too long where the link says so.
         """
         interface = self.interface
         if ttl is None:
             ttl = 1 if ip.is_multicast(remote[0]) else interface.hop_limit
         size = (20 if len(local[0]) == 4 else 40) + HEADER_LEN + len(data)
-        if len(data) > PAYLOAD_MAX[len(remote[0])]:
+        path = interface.path_mtu(remote[0], now) if fragment else interface.mtu
+        if len(data) > PAYLOAD_MAX[len(remote[0])] or (not fragment and size > path):
             self.counters.too_long += 1
             return False
         self.counters.datagrams_out += 1
         if mac is None:
             mac = interface.resolve(remote[0], now, None)
         if mac is None:
-            interface.send_packet(packet(local, remote, data, ttl), now)
+            interface.send_packet(packet(local, remote, data, ttl), now, path)
             return True
-        path = interface.path_mtu(remote[0], now)
         if size > path:
             interface.send_resolved(mac, packet(local, remote, data, ttl), path)
             return True
@@ -125,4 +129,6 @@ def packet(
     pseudo = ip.pseudo_sum(local[0], remote[0], ip.UDP, length)
     right = ip.checksum(head + data, pseudo) or 0xFFFF
     body = head[:6] + right.to_bytes(2, "big") + data
-    return ip.emit(ip.Repr(local[0], remote[0], ip.UDP, ttl=ttl), body)
+    # RFC 6864 4.1: without an identification of its own it must not be cut on the way.
+    repr = ip.Repr(local[0], remote[0], ip.UDP, ttl=ttl, dont_fragment=len(local[0]) == 4)
+    return ip.emit(repr, body)

@@ -225,3 +225,8 @@ def parse_search(value: bytes) -> tuple[str, ...]:
         if len(name.labels) > 1:
             found.append(name.to_text(omit_final_dot=True))
     return tuple(found)
+
+
+def client_id(duid: bytes, iaid: int = 1) -> bytes:
+    """Return the identifier of RFC 4361 6.1: a DHCPv6 client's, so that both families agree."""
+    return b"\xff" + iaid.to_bytes(4) + duid

@@ -149,7 +149,9 @@ def fragments(whole: bytes, mtu: int, ident: int) -> list[bytes]:
         part = payload[offset : offset + room]
         more = offset + room < len(payload)
         if v4:
-            repr = replace(header, ident=ident & 0xFFFF, more=more, offset=offset)
+            repr = replace(
+                header, ident=ident & 0xFFFF, dont_fragment=False, more=more, offset=offset
+            )
         else:
             part = struct.pack("!BBHI", header.proto, 0, offset | more, ident) + part
             repr = replace(header, proto=FRAGMENT)

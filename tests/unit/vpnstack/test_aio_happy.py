@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from vpnstack.aio import happy
-from vpnstack.wire.ip import parse_address
+from vpnstack.wire.ip import format_address, parse_address
 
 SIX, FOUR = parse_address("2001:db8::1"), parse_address("192.0.2.1")
 SIX2 = parse_address("2001:db8::2")
@@ -66,7 +66,13 @@ class World:
         return host, None
 
     def connect(self, **options: Any) -> tuple[Any, float]:
-        return run(lambda: happy.open_connection(self, self, "name", 80, **options))
+        async def open(addr: bytes) -> Any:
+            return await self.open_connection(format_address(addr), 80)
+
+        return run(lambda: happy.connect(open, self, "name", discard=self.discard, **options))
+
+    def discard(self, made: tuple[str, None]) -> None:
+        self.given_up.append(made[0])
 
 
 def test_ipv6_that_works_is_used_alone() -> None:

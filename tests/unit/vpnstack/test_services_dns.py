@@ -166,6 +166,20 @@ async def test_equal_questions_share_one_query() -> None:
     assert forwarder.statistics().in_flight == 0
 
 
+async def test_row10_one_id_for_two_questions() -> None:
+    """Clients need not choose well: each gets the answer to what it asked."""
+    upstream = Upstream()
+    upstream.gate.clear()
+    forwarder = Forwarder({}, upstream, hosts=None)
+    same: dict[str, object] = {"id": 7}
+    names = ("a.example", "b.example", "a.example")
+    tasks = [asyncio.create_task(ask(forwarder, name, **same)) for name in names]
+    await until(lambda: len(upstream.asked) == 2)
+    upstream.gate.set()
+    answers = await asyncio.gather(*tasks)
+    assert [(a.id, str(a.question[0].name)) for a in answers] == [(7, f"{n}.") for n in names]
+
+
 async def test_queries_in_flight_are_bounded() -> None:
     upstream = Upstream()
     upstream.gate.clear()

@@ -212,8 +212,12 @@ class Connection(Block):
         """Queue `data` like `send`, its end as the peer's urgent mark (RFC 9293, 3.8.5)."""
         n = self.send(data)
         if n:
-            self.snd_up = self.snd_una + len(self.snd_buf)
+            self.mark_urgent()
         return n
+
+    def mark_urgent(self, behind: int = 0) -> None:
+        """Set the peer's urgent mark behind what is queued and `behind` bytes still to come."""
+        self.snd_up = self.snd_una + len(self.snd_buf) + behind
 
     def cork(self, held: bool) -> None:
         """Hold short segments back (for an RTO at most), or let them go."""
@@ -236,7 +240,8 @@ class Connection(Block):
     @property
     def urgent_mark(self) -> int:
         """Return how many bytes lie before the end of urgent data, 0 when none is ahead."""
-        return max(self.rcv_up - self.rcv_nxt + self.queue.queued, 0)
+        told = self.rcv_nxt - (0 <= self.rcv_fin < self.rcv_nxt)  # less the FIN, which is no byte
+        return max(self.rcv_up - told + self.queue.queued, 0)
 
     def received(self) -> list[memoryview]:
         """Return the data that arrived in order and was not consumed, without a copy."""

@@ -31,7 +31,7 @@ class Drs:
 class Search:
     """The search for the path's segment size (`pmtud`); sizes as in `snd_mss`."""
 
-    __slots__ = ("at", "end", "high", "low", "seq", "size")
+    __slots__ = ("at", "doubt", "end", "high", "low", "seq", "size", "told")
 
     def __init__(self, low: int, high: int, at: float) -> None:
         self.low = low  # known to arrive
@@ -39,3 +39,5 @@ class Search:
         self.at = at  # not before
         self.size = 0  # of the probe under way, 0 without one
         self.seq = self.end = 0
+        self.told = 0  # what ICMP says and nothing has confirmed, 0 for no word
+        self.doubt = 0  # an ACK of this refutes it

@@ -1,7 +1,8 @@
 """The path's MTU: what ICMP says (RFC 1191, 8201), and what silence says (RFC 4821, 8899).
 
-A router's Packet Too Big is believed down to a floor.  Where none comes and full segments vanish
-again and again, the path is a black hole for them: the segment size falls to one that always
+A router's Packet Too Big is believed down to a floor; against sizes that arrived before, only when
+the timer expires, too, as it may be forged (RFC 5927, 7.2).  Where none comes and full segments
+vanish again and again, the path is a black hole for them: the segment size falls to one that always
 passes.  From below, probes of new data search upwards for what the path takes now.  A probe that is
 lost alone is no sign of congestion (RFC 4821, 7.5).  Sizes are those of `Block.snd_mss`;
 super-segments follow, as `gso_size` is cut by it.
@@ -15,6 +16,7 @@ from .parts import Search
 BASE = 1024  # RFC 4821, 7.2: nearly every path takes it
 SILENCES = 3  # expirations of the timer for one full segment before its size is suspected
 AGAIN = 600.0  # RFC 1191, 6.3: seconds before a larger size is tried again
+PROVEN = 10  # segments acknowledged, for their size to be known to pass
 NEAR = 8  # a search this close has ended
 
 
@@ -24,9 +26,13 @@ def floor(c: Block) -> int:
 
 
 def on_too_big(c: Block, mss: int, now: float) -> bool:
-    """Take a router's word; False where it would enlarge, or change nothing."""
+    """Take a router's word; False where it would enlarge, change nothing, or has to wait."""
     mss = max(mss, floor(c))
     if mss >= c.snd_mss:
+        return False
+    if c.n_bytes_acked >= PROVEN * c.snd_mss and not c.retries:
+        c.pmtu = c.pmtu or Search(c.snd_mss, c.snd_mss, now + AGAIN)
+        c.pmtu.told, c.pmtu.doubt = mss, c.snd_nxt
         return False
     c.pmtu = Search(mss, c.snd_mss, now + AGAIN)
     _apply(c, mss)
@@ -41,6 +47,11 @@ def _apply(c: Block, mss: int) -> None:
 def on_silence(c: Block, now: float) -> None:
     """Hear that the timer expired again: suspect the size of what gets no answer."""
     failed(c)
+    if c.pmtu is not None and c.pmtu.told:
+        told = c.pmtu.told
+        c.pmtu = Search(told, c.snd_mss, now + AGAIN)
+        _apply(c, told)
+        return
     records = c.sb.records
     if not c.config.plpmtud or c.retries < SILENCES or not records or c.mss <= 0:
         return
@@ -81,7 +92,9 @@ def _rest(c: Block, search: Search, now: float) -> None:
 
 
 def on_ack(c: Block, search: Search, now: float) -> None:
-    """Hear of an ACK: did the probe arrive?"""
+    """Hear of an ACK: did the probe arrive, and what a router held to be too big?"""
+    if search.told and c.snd_una >= search.doubt:
+        search.told = 0
     if search.size and c.snd_una >= search.end:
         size, search.size = search.size, 0
         search.low = size

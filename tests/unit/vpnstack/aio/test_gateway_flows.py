@@ -12,6 +12,7 @@ import pytest
 from gatewaypair import HOST, LOOPBACK, OURS, closed_port, listening, network, until
 
 from vpnstack.errors import UsageError
+from vpnstack.gateway import Gateway
 from vpnstack.proto.tcp.state import State
 from vpnstack.wire import ip
 from vpnstack.wire.icmp import Kind
@@ -39,6 +40,25 @@ async def test_echo_and_half_close(version: int) -> None:
         assert hashlib.sha256(await task).digest() == hashlib.sha256(blob).digest()
         writer.close()
         await until(lambda: not gateway.tcp.bridges)
+
+
+@VERSIONS
+async def test_mss_clamp_holds_both_ways(version: int) -> None:
+    blob = bytes(100_000)
+    async with network(mss=900) as (gateway, guest), listening(echo, version) as port:
+        reader, writer = await guest.open(HOST[version], port)
+        writer.write(blob)
+        assert await reader.readexactly(len(blob)) == blob
+        (theirs,) = guest.stack.tcp.flows.values()
+        (ours,) = gateway.stack.tcp.flows.values()
+        assert theirs.conn.snd_mss == ours.conn.snd_mss == 900
+        writer.close()
+
+
+@pytest.mark.parametrize("mss", [-1, 100, 1501])
+def test_mss_clamp_that_makes_no_sense(mss: int) -> None:
+    with pytest.raises(UsageError, match="MSS"):
+        Gateway(mss=mss)
 
 
 @VERSIONS

@@ -235,35 +235,106 @@ def test_rfc4291_2_8_static_hosts_join_their_solicited_node_groups() -> None:
 # Names without a gateway: two families, of which one does not work.
 
 
-def test_rfc8305_the_family_that_works_wins() -> None:
-    class Zone(asyncio.DatagramProtocol):
-        def connection_made(self, transport: Any) -> None:
-            self.transport = transport
+class Zone(asyncio.DatagramProtocol):
+    """Answers every name; its IPv6 address leads nowhere."""
 
-        def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
-            query = dns.message.from_wire(data)
-            reply = dns.message.make_response(query)
-            kind = query.question[0].rdtype.name
-            text = {"A": "10.0.0.2", "AAAA": "2001:db8::99"}[kind]
-            reply.answer.append(dns.rrset.from_text(query.question[0].name, 60, "IN", kind, text))
-            self.transport.sendto(reply.to_wire(), addr)
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
 
+    def datagram_received(self, data: bytes, addr: tuple[str, int]) -> None:
+        query = dns.message.from_wire(data)
+        reply = dns.message.make_response(query)
+        kind = query.question[0].rdtype.name
+        text = {"A": "10.0.0.2", "AAAA": "2001:db8::99"}[kind]
+        reply.answer.append(dns.rrset.from_text(query.question[0].name, 60, "IN", kind, text))
+        self.transport.sendto(reply.to_wire(), addr)
+
+
+async def dual(lan: Network) -> Host:
+    """A host whose name server, on b, knows the address of both families."""
+    a = lan.host("a", addresses=["10.0.0.1/24", "2001:db8::1/64"], dns=["10.0.0.2"])
+    b = lan.host("b", addresses=["10.0.0.2/24", "2001:db8::2/64"])
+    lan.link(a, b, latency=0.01)
+    await b.create_datagram_endpoint(Zone, ("", 53))
+    await b.start_server(shout, 7)
+    return a
+
+
+class Once(asyncio.Protocol):
+    """Notes what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+        self.ended = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.told.append(transport.get_extra_info("peername")[0])
+
+    def data_received(self, data: bytes) -> None:
+        self.told.append(data.decode())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.ended.set_result(None)
+
+
+@pytest.mark.parametrize("streams", [True, False])
+def test_rfc8305_the_family_that_works_wins(streams: bool) -> None:
     async def main(lan: Network) -> tuple[str, float]:
-        a = lan.host("a", addresses=["10.0.0.1/24", "2001:db8::1/64"], dns=["10.0.0.2"])
-        b = lan.host("b", addresses=["10.0.0.2/24", "2001:db8::2/64"])
-        lan.link(a, b, latency=0.01)
-        await b.create_datagram_endpoint(Zone, ("", 53))
-        await b.start_server(shout, 7)
+        a = await dual(lan)
         start = lan.loop.time()
-        _, writer = await a.open_connection("b.example", 7)
+        transport: Any
+        if streams:
+            transport = (await a.open_connection("b.example", 7))[1]
+        else:
+            transport, _ = await a.create_connection(asyncio.Protocol, "b.example", 7)
         took = lan.loop.time() - start
-        peer = writer.get_extra_info("peername")[0]
-        writer.close()
+        peer = transport.get_extra_info("peername")[0]
+        transport.close()
         return peer, took
 
     peer, took = Network(seed=5).run(main)
     assert peer == "10.0.0.2"
     assert 0.25 < took < 0.5  # one attempt delay (RFC 8305 5)
+
+
+def test_rfc8305_one_protocol_whatever_was_tried() -> None:
+    """The factory is called once, after the race; what the server said first is not lost."""
+
+    async def main(lan: Network) -> None:
+        a = await dual(lan)
+        made: list[Once] = []
+
+        def factory() -> Once:
+            made.append(Once())
+            return made[-1]
+
+        async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(b"hello")
+            writer.close()
+
+        await lan.hosts["b"].start_server(greet, 9)
+        _, protocol = await a.create_connection(factory, "b.example", 9)
+        await protocol.ended
+        assert made == [protocol]
+        assert protocol.told == ["10.0.0.2", "hello"]
+        await asyncio.sleep(200)
+        assert not a.connections()  # the attempt that lost is gone
+
+    Network(seed=5).run(main)
+
+
+def test_a_factory_that_fails_leaves_no_connection() -> None:
+    def factory() -> asyncio.Protocol:
+        raise ValueError("no protocol today")
+
+    async def main(lan: Network) -> None:
+        a = await dual(lan)
+        with pytest.raises(ValueError, match="today"):
+            await a.create_connection(factory, "b.example", 7)
+        await asyncio.sleep(1)
+        assert not a.connections()
+
+    Network(seed=5).run(main)
 
 
 def test_datagram_errno_without_a_route() -> None:

@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from vpnstack.aio import virtual
+from vpnstack.aio.host import Host
 from vpnstack.aio.network import Network
 from vpnstack.aio.virtual import Deadlock
 from vpnstack.errors import UsageError
+from vpnstack.link.virtual import cable
 
 
 async def sink(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -334,3 +336,23 @@ def test_runs_repeat_whatever_the_hash_seed() -> None:
     first = trace(7, 1)
     assert trace(7, 2) == first
     assert trace(8, 1) != first
+
+
+@pytest.mark.parametrize(("other", "answers"), [(5, True), (6, False), (None, False)])
+def test_hosts_on_a_vlan_hear_only_their_own(other: int | None, answers: bool) -> None:
+    async def main() -> None:
+        near, far = cable(asyncio.get_running_loop())
+        a = Host(near, ["10.0.0.1/24"], name="a", vlan=5)
+        b = Host(far, ["10.0.0.2/24"], name="b", vlan=other)
+        async with a, b:
+            await b.start_server(echo, 7)
+            try:
+                _, writer = await a.open_connection("10.0.0.2", 7)
+            except OSError:
+                assert not answers
+                assert b.statistics().stack.wrong_vlan > 0
+            else:
+                assert answers
+                writer.close()
+
+    virtual.run(main())

@@ -75,3 +75,28 @@ async def test_no_linger_resets() -> None:
     a.close()
     b.close()
     await asyncio.sleep(0)
+
+
+async def test_tcp_info_has_the_kernels_layout() -> None:
+    """Offsets of `struct tcp_info` in linux/tcp.h."""
+    a, b, writer, _ = await opened()
+    writer.write(bytes(100_000))
+    await asyncio.sleep(0)
+    sock = writer.get_extra_info("socket")
+    said = {s.remote[1]: s.tcp for s in a.connections()}[80]
+    info = sock.getsockopt(TCP, socket.TCP_INFO, 1000)
+    assert len(info) == 248
+    assert sock.getsockopt(TCP, socket.TCP_INFO, 44) == info[:44]  # ages follow
+    assert (info[0], info[5], info[6]) == (1, 7, said.tcpi_snd_wscale | said.tcpi_rcv_wscale << 4)
+    for at, name in (
+        (8, "rto"), (16, "snd_mss"), (68, "rtt"), (80, "snd_cwnd"), (100, "total_retrans"),
+        (136, "segs_out"), (148, "min_rtt"), (192, "delivered"), (228, "snd_wnd"),
+    ):  # fmt: skip
+        assert struct.unpack_from("=I", info, at)[0] == getattr(said, f"tcpi_{name}"), name
+    for at, name in ((104, "pacing_rate"), (120, "bytes_acked"), (200, "bytes_sent")):
+        assert struct.unpack_from("=Q", info, at)[0] == getattr(said, f"tcpi_{name}"), name
+    assert said.tcpi_bytes_sent > 0
+    writer.transport.abort()
+    a.close()
+    b.close()
+    await asyncio.sleep(0)

@@ -14,6 +14,7 @@ import dns.rcode
 import dns.rrset
 import pytest
 
+from vpnstack.aio import virtual
 from vpnstack.aio.stub import Config, NameNotFound, Stub
 from vpnstack.proto.dnsmatch import NoAnswer
 from vpnstack.wire.ip import parse_address
@@ -94,8 +95,7 @@ def silent(query: dns.message.Message) -> list[bytes]:
 
 
 def stub(world: World, **options: Any) -> Stub:
-    config = Config(**({"timeout": 0.02} | options))
-    return Stub(world, list(world.servers), random.Random(1), config)
+    return Stub(world, list(world.servers), random.Random(1), Config(**options))
 
 
 async def test_address_of_each_family_and_literals() -> None:
@@ -134,13 +134,16 @@ async def test_truncated_answer_is_asked_for_over_tcp() -> None:
     assert resolver.statistics().truncated == 1
 
 
-async def test_silent_server_then_the_next_then_the_cache() -> None:
-    world = World(first=silent, second=good)
-    resolver = stub(world)
-    for _ in range(2):
-        assert await resolver.addresses("host.lab.example", 4)
-    assert [server for server, _, _ in world.asked] == ["first", "second"]
-    assert resolver.statistics().cached == 1
+def test_silent_server_then_the_next_then_the_cache() -> None:
+    async def main() -> None:
+        world = World(first=silent, second=good)
+        resolver = stub(world)
+        for _ in range(2):
+            assert await resolver.addresses("host.lab.example", 4)
+        assert [server for server, _, _ in world.asked] == ["first", "second"]
+        assert resolver.statistics().cached == 1
+
+    virtual.run(main())
 
 
 async def test_rfc5452_forged_answers_are_passed_over() -> None:
@@ -163,9 +166,27 @@ async def test_ids_differ() -> None:
     assert len({ident for _, _, ident in world.asked}) == 20
 
 
-async def test_no_answer_and_bad_names() -> None:
-    resolver = stub(World(s=silent))
-    with pytest.raises(NoAnswer, match="no answer in time"):
-        await resolver.addresses("host.lab.example", 4)
-    with pytest.raises(NameNotFound, match="expected a name"):
-        await resolver.addresses("a" * 70 + ".example", 4)
+def test_no_answer_and_bad_names() -> None:
+    async def main() -> None:
+        resolver = stub(World(s=silent))
+        with pytest.raises(NoAnswer, match="no answer in time"):
+            await resolver.addresses("host.lab.example", 4)
+        with pytest.raises(NameNotFound, match="expected a name"):
+            await resolver.addresses("a" * 70 + ".example", 4)
+
+    virtual.run(main())
+
+
+async def test_rfc6761_names_are_not_asked_for() -> None:
+    world = World(s=good)
+    resolver = stub(world, search=("lab.example",))
+    for name in ("localhost", "LocalHost.", "x.localhost"):
+        assert await resolver.addresses(name, 4) == [parse_address("127.0.0.1")]
+        assert await resolver.addresses(name, 6) == [parse_address("::1")]
+    for name in ("invalid", "a.b.invalid", "facebook.ONION."):
+        with pytest.raises(NameNotFound):
+            await resolver.addresses(name, 4)
+    assert world.asked == []
+    with pytest.raises(NameNotFound):
+        await resolver.addresses("a.test", 4)  # RFC 6761 6.2: nothing special to a resolver
+    assert world.asked != []

@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from vpnstack.proto import acd, dhcp, ra, slaac
+from vpnstack.proto import acd, dhcp, dhcp_client, dhcpv6_client, ra, slaac
 from vpnstack.services.dhcp import DhcpService
 from vpnstack.stack import configured
 from vpnstack.stack.autoconf import Autoconf, Config
 from vpnstack.stack.stack import Stack
 from vpnstack.wire import arp, icmp, ip, ndp
+from vpnstack.wire import dhcp as wire_dhcp
 
 Lan = Any  # conftest's
 NET = ip.parse_address("fd00:1::")
@@ -28,7 +29,9 @@ def events(auto: Autoconf) -> list[configured.Event]:
     return found
 
 
-def router(lan: Lan, number: int = 1, **options: Any) -> Stack:
+def router(
+    lan: Lan, number: int = 1, *, routes: tuple[tuple[bytes, int, bytes], ...] = (), **options: Any
+) -> Stack:
     """A router with DHCP, advertisements and an address in both families."""
     stack: Stack = lan.stack(number, "10.0.0.1/24", "fd00:1::1/64")
     fields: dict[str, Any] = {
@@ -43,6 +46,7 @@ def router(lan: Lan, number: int = 1, **options: Any) -> Stack:
     config = dhcp.Config(
         ROUTER4, 24, first, last, router=ROUTER4, dns=(DNS4,), domain="old.example",
         search=("a.example", "b.a.example"), mtu=1380, lease_time=100,
+        routes=routes,
     )  # fmt: skip
     DhcpService(stack, dhcp.Server(config))
     return stack
@@ -238,3 +242,47 @@ def test_ping_from_the_configured_host(lan: Lan) -> None:
     auto.stack.interface.send_packet(packet, lan.now)
     lan.run(1)
     assert server.statistics().echoes_answered == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "ident"),
+    [
+        (Config(), b"\xff\0\0\0\1\0\3\0\1"),
+        (Config(dhcpv6=dhcpv6_client.Config(duid=b"\0\4uuid", iaid=7)), b"\xff\0\0\0\7\0\4uuid"),
+        (Config(dhcpv6=None), b"\xff\0\0\0\1\0\3\0\1"),
+        (Config(dhcp=dhcp_client.Config(client_id=b"mine")), b"mine"),
+    ],
+    ids=["default", "given-duid", "no-dhcpv6", "given-identifier"],
+)
+def test_rfc4361_both_versions_of_dhcp_agree_on_who_we_are(
+    lan: Lan, config: Config, ident: bytes
+) -> None:
+    auto = lan.host(2, config)
+    lan.run(3)
+    mac = auto.stack.interface.mac
+    want = ident + mac if ident.endswith(b"\0\3\0\1") else ident
+    [asked, *_] = [frame for _, frame in lan.frames if frame[36:38] == b"\0\x43"]
+    assert wire_dhcp.parse(asked[42:]).get(wire_dhcp.Option.CLIENT_ID) == want
+    if config.dhcpv6 is not None and auto.v6 is not None and auto.v6.client is not None:
+        assert want == b"mine" or want.endswith(auto.v6.client.duid)
+
+
+def test_rfc3442_routes_of_a_lease_are_used_while_it_lasts(lan: Lan) -> None:
+    other, third = ip.parse_address("10.0.0.2"), ip.parse_address("10.0.0.3")
+    routes = (
+        (ip.parse_address("172.16.0.0"), 12, other),
+        (ip.parse_address("172.16.9.0"), 24, third),
+        (ip.parse_address("192.0.2.0"), 24, bytes(4)),
+    )
+    router(lan, routes=routes)
+    auto = lan.host(2, Config(ipv6=False, claims=QUICK))
+    lan.run(12)
+    hops = {
+        "172.16.1.1": other, "172.31.255.255": other, "172.16.9.9": third,
+        "192.0.2.5": ip.parse_address("192.0.2.5"), "8.8.8.8": ROUTER4, "172.32.0.1": ROUTER4,
+    }  # fmt: skip
+    for dst, hop in hops.items():
+        assert auto.stack.interface.next_hop(ip.parse_address(dst)) == hop
+    auto.stop(lan.now)
+    lan.run(5)
+    assert auto.stack.interface.next_hop(ip.parse_address("172.16.1.1")) is None

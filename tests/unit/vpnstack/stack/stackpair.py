@@ -5,10 +5,13 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from vpnstack.core import pure, puresend
 from vpnstack.core.access import parse_burst
 from vpnstack.core.burst import Burst
+from vpnstack.core.puresend import Tcp as Fields
 from vpnstack.link.pair import PairPort, pair
 from vpnstack.proto.tcp.block import Event
+from vpnstack.stack import headers
 from vpnstack.stack.flow import Flow
 from vpnstack.stack.interface import Interface, InterfaceConfig, Wire, addresses_of
 from vpnstack.stack.stack import Stack
@@ -17,6 +20,7 @@ from vpnstack.wire import arp, icmp, ip, ndp
 HOST_MAC, GUEST_MAC = b"\x02\0\0\0\0\x01", b"\x02\0\0\0\0\x02"
 HOST4, GUEST4 = ip.parse_address("192.168.127.1"), ip.parse_address("192.168.127.2")
 HOST6, GUEST6 = ip.parse_address("fd00:127::1"), ip.parse_address("fd00:127::2")
+SYN, FIN, RST, ACK = 2, 1, 4, 16
 ENDS = {4: (GUEST4, HOST4), 6: (GUEST6, HOST6)}
 
 
@@ -178,3 +182,37 @@ def message(frame: bytes) -> icmp.Repr:
     """Return the ICMP message of a frame."""
     header, body = ip.parse(frame[14:])
     return icmp.parse(body, header.src, header.dst)
+
+
+def segment(
+    fields: Fields, data: bytes = b"", *, src: bytes = GUEST4, dst: bytes = HOST4,
+    ports: tuple[int, int] = (4000, 80),
+) -> bytes:  # fmt: skip
+    tmpl = headers.template(HOST_MAC, GUEST_MAC, (src, ports[0], dst, ports[1]), headers.TCP)
+    return puresend.soften(puresend.emit_tcp(tmpl, fields, data), 0)[0].octets
+
+
+def parsed(frames: list[bytes]) -> list[pure.Parsed]:
+    found = [pure.parse(b"\2" + bytes(11), frame) for frame in frames]
+    return [one for one in found if one.proto == ip.TCP and one.ip_version]
+
+
+def listening(**options: object) -> tuple[Net, Tcp]:
+    net, owner = Net(guest=False, **options), Tcp()
+    net.host.stack.tcp.listeners[None, 80] = owner
+    net.introduce()
+    return net, owner
+
+
+def here() -> bytes:
+    """The guest's answer to a question about its link address."""
+    answer = arp.Repr(arp.Op.REPLY, GUEST_MAC, GUEST4, HOST_MAC, HOST4)
+    return HOST_MAC + GUEST_MAC + b"\x08\x06" + arp.emit(answer)
+
+
+def opened(net: Net) -> pure.Parsed:
+    """Open a flow from port 4000; return the stack's SYN-ACK."""
+    syn = Fields(100, 0, SYN, 60000, opts=bytes.fromhex("020405b4"))
+    [answer] = parsed(net.send(segment(syn)))
+    net.send(segment(Fields(101, (answer.seq + 1) & 0xFFFFFFFF, ACK, 60000)))
+    return answer

@@ -79,6 +79,45 @@ def test_rfc5927_a_claim_outside_what_is_in_flight_or_upwards_is_ignored() -> No
     assert t.conn.mss == 1400
 
 
+def proven(pair: Pair) -> int:
+    """Move enough data for the size to be known; return a sequence number in flight."""
+    pair.a.to_send = DATA
+    conn = pair.a.conn
+    while conn.n_bytes_acked < 20 * 1448:
+        assert pair.step(pair.now + 1)
+    pair.step(pair.now)  # more leaves, nothing arrives
+    assert conn.snd_nxt > conn.snd_una
+    return conn.snd_una & MASK
+
+
+def test_rfc5927_7_2_a_forged_claim_against_what_arrives_changes_nothing() -> None:
+    pair = connected(whole=False)
+    conn = pair.a.conn
+    conn.icmp_error(Icmp.PACKET_TOO_BIG, pair.now, proven(pair), 600)
+    assert conn.mss == 1448
+    pair.run(20)
+    assert pair.b is not None
+    assert len(pair.b.got) == len(DATA)
+    assert conn.mss == 1448
+    assert conn.pmtu is None or not conn.pmtu.told
+
+
+def test_rfc5927_7_2_a_claim_is_believed_when_the_timer_expires() -> None:
+    """The path changed: larger segments vanish, the router says so once."""
+    pair = connected(whole=False)
+    conn = pair.a.conn
+    seq = proven(pair)
+    pair.a.link.drop = lambda seg: len(seg.data) > 1200
+    pair.heap.clear()  # what is under way does not pass, either
+    conn.icmp_error(Icmp.PACKET_TOO_BIG, pair.now, seq, 1200)
+    assert conn.mss == 1448
+    pair.run(20)
+    assert pair.b is not None
+    assert len(pair.b.got) == len(DATA)
+    assert conn.mss <= 1200
+    assert conn.n_timeouts == 1
+
+
 def test_rfc1191_6_3_a_larger_size_is_tried_after_ten_minutes() -> None:
     pair = connected(whole=False)
     pair.a.to_send = bytes(10_000)
