@@ -22,7 +22,7 @@ from vpnstack.proto.tcp.scoreboard import LOST, OUT, SACKED
 from vpnstack.proto.tcp.state import State
 from vpnstack.services.dhcp import DhcpService
 from vpnstack.services.dns import failure, readable
-from vpnstack.stack import tcp
+from vpnstack.stack import tcp, timers
 from vpnstack.stack.interface import QUEUE_MAX, Interface, InterfaceConfig, addresses_of
 from vpnstack.stack.stack import Stack
 from vpnstack.wire import icmp, ip, ndp
@@ -245,7 +245,7 @@ class World:
         assert set(layer._blocked) <= flows, "a flow that is gone waits for the link"
         waiting = {flow for some in layer._waiting.values() for flow in some}
         assert waiting <= flows, "a flow that is gone waits for a neighbour"
-        assert len(layer._timers) <= tcp.TIMERS_SLACK + 2 * len(flows) + 1
+        assert len(layer.timers) <= timers.SLACK + 2 * len(flows) + 1
         self._check_others()
         marks, self._marks = self._marks, {}
         for flow in flows:

@@ -7,7 +7,6 @@ through `Stack.next_event`.
 
 from __future__ import annotations
 
-import heapq
 from collections import deque
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
@@ -29,12 +28,12 @@ from .flow import Acceptor, Flow, Lender
 from .interface import Interface, Packet
 from .segments import emit, segment_of
 from .synqueue import SynQueue
+from .timers import Timers
 
 FLOWS_MAX = 131072
 HELD_MAX = 4096  # SYNs that wait for a decision
 TURN = 16  # segments of one flow before the next one's turn
 RESOLVED = 1.0  # seconds for which a flow need not ask for its neighbour's address again
-TIMERS_SLACK = 64  # outdated timers that are not worth a search
 
 
 @dataclass(slots=True)
@@ -71,8 +70,7 @@ class TcpLayer:
         self._dirty: list[Flow] = []
         self._waiting: dict[bytes, dict[Flow, None]] = {}  # by the next hop's address
         self._blocked: dict[Flow, None] = {}  # their port takes no frames
-        self._timers: list[tuple[float, int, Flow]] = []
-        self._serial = 0
+        self.timers = Timers(self.flows)
         self.events: deque[tuple[Any, Flow]] = deque()
         self.lender: Lender | None = None
         self._now = 0.0  # the latest that we heard of
@@ -408,36 +406,20 @@ class TcpLayer:
             return
         at = conn.deadline()
         if at is not None and (flow.timer is None or at < flow.timer):
-            self._arm(flow, at)
-
-    def _arm(self, flow: Flow, at: float) -> None:
-        """Wake a flow at `at`; what it had before stays in the heap until there is too much."""
-        flow.timer = at
-        self._serial += 1
-        if len(self._timers) > TIMERS_SLACK + 2 * len(self.flows):
-            self._timers = [one for one in self._timers if one[2].timer == one[0]]
-            heapq.heapify(self._timers)
-        heapq.heappush(self._timers, (at, self._serial, flow))
+            self.timers.arm(flow, at)
 
     def expire(self, now: float) -> None:
         """Make the flows whose time has come ready."""
-        timers = self._timers
-        while timers and timers[0][0] <= now:
-            at, _, flow = heapq.heappop(timers)
-            if flow.timer != at:
-                continue
-            flow.timer = None
+        for flow in self.timers.due(now):
             self.recall(flow, now)
-            if flow.conn.state is not State.CLOSED:
-                self._rearm(flow, now)
-
-    def _rearm(self, flow: Flow, now: float) -> None:
-        due = flow.conn.deadline()
-        if due is not None and due <= now:
-            self.ready(flow)
-        elif due is not None:
-            self._arm(flow, due)
+            if flow.conn.state is State.CLOSED:
+                continue
+            due = flow.conn.deadline()
+            if due is not None and due <= now:
+                self.ready(flow)
+            elif due is not None:
+                self.timers.arm(flow, due)
 
     def deadline(self) -> float | None:
         """Return when `expire` has something to do next."""
-        return self._timers[0][0] if self._timers else None
+        return self.timers.deadline()

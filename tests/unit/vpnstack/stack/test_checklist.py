@@ -28,7 +28,7 @@ from stackpair import (
 )
 
 from vpnstack.proto.tcp.state import State
-from vpnstack.stack import tcp
+from vpnstack.stack import tcp, timers
 from vpnstack.stack.udp import packet
 from vpnstack.wire import arp, ip
 
@@ -276,4 +276,4 @@ def test_row6_old_timers_do_not_pile_up() -> None:
         net.run(0.05)
         seq += 1
     assert len(owner.data) == 400
-    assert len(layer._timers) <= tcp.TIMERS_SLACK + 2
+    assert len(layer.timers) <= timers.SLACK + 2
