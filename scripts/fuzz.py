@@ -1,4 +1,4 @@
-"""Runs the fuzz targets of tests/fuzz, one after the other: `python scripts/fuzz.py [SECONDS]`.
+"""Run the fuzz targets of tests/fuzz, one after the other, for SECONDS each: all, or NAMES.
 
 Under atheris where it is installed, coverage-guided and with a corpus kept in .cache/fuzz, which
 starts from the committed one in tests/fuzz/corpus;
@@ -15,6 +15,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+import click
 
 ROOT = Path(__file__).parents[1]
 TARGETS = ROOT / "tests/fuzz"
@@ -67,25 +69,30 @@ def seeded(path: Path, seconds: int) -> None:
     print(f"{path.stem}: {count} inputs from seed {SEED}")
 
 
-def main() -> int:
-    """Run every target in a process of its own."""
+@click.command(help=__doc__)
+@click.argument("seconds", default=60)
+@click.argument("names", nargs=-1)
+@click.option("--in-process", is_flag=True, hidden=True)
+def main(seconds: int, names: tuple[str, ...], in_process: bool) -> None:
+    """Run the targets, each in a process of its own."""
     sys.path[:0] = [str(ROOT), str(TARGETS)]  # this checkout's kits, and what targets share
-    if len(sys.argv) == 4 and sys.argv[1] == "--one":
+    targets = {path.stem: path for path in sorted(TARGETS.glob("fuzz_*.py"))}
+    if unknown := set(names) - set(targets):
+        raise click.UsageError(f"no target {unknown.pop()}: expected some of {', '.join(targets)}")
+    if in_process:
         with contextlib.suppress(KeyboardInterrupt):
             one = guided if importlib.util.find_spec("atheris") else seeded
-            one(Path(sys.argv[2]), int(sys.argv[3]))
-        return 0
-    seconds = sys.argv[1] if len(sys.argv) > 1 else "60"
+            one(targets[names[0]], seconds)
+        return
     failed = []
-    for path in sorted(TARGETS.glob("fuzz_*.py")):
-        print(f"== {path.stem}, {seconds} s", flush=True)
-        if subprocess.run(
-            [sys.executable, __file__, "--one", path, seconds], check=False
-        ).returncode:
-            failed.append(path.stem)
+    for name in names or targets:
+        print(f"== {name}, {seconds} s", flush=True)
+        line = [sys.executable, __file__, str(seconds), name, "--in-process"]
+        if subprocess.run(line, check=False).returncode:
+            failed.append(name)
     print(f"fuzz: failed: {', '.join(failed)}" if failed else "fuzz: no target failed")
-    return bool(failed)
+    sys.exit(bool(failed))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
