@@ -35,10 +35,11 @@ static int same_run(const struct frame *h, const struct frame *f)
            f->seq == h->seq + h->data_len && memcmp(h->head + 6, f->head + 6, 6) == 0;
 }
 
-/* May something follow `f`?  Not behind a push or a short last segment. */
+/* May something follow `f`?  Not behind a short last segment.  PSH ends no run: our receivers are
+ * told of all data at once (RFC 9293 3.9.1), and senders of tiny segments set it on each. */
 static int goes_on(const struct frame *f)
 {
-    return !(f->tcp_flags & PSH) && f->data_len % size_of(f) == 0;
+    return f->data_len % size_of(f) == 0;
 }
 
 /* Appends the payload of f to h; 0 where its pieces or octets do not fit. */

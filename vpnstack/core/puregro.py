@@ -44,8 +44,8 @@ class Run:
 
     @property
     def goes_on(self) -> bool:
-        """Tell whether something may follow: neither a push nor a short last segment."""
-        return not self.flags & PSH and len(self.payload) % self.size == 0
+        """Tell whether something may follow: not behind a short last segment."""
+        return len(self.payload) % self.size == 0
 
 
 def run_of(index: int, frame: Frame, p: Parsed) -> Run:

@@ -66,9 +66,9 @@ def test_does_not_follow(coalesce: Coalesce, second: Frame) -> None:
     assert len(coalesce([frame(10, b"abc"), second])) == 2
 
 
-def test_push_ends_a_run(coalesce: Coalesce) -> None:
+def test_push_is_kept(coalesce: Coalesce) -> None:
     frames = [frame(10, b"abc"), frame(13, b"def", 24), frame(16, b"ghi")]
-    assert coalesce(frames) == [(10, b"abcdef", 24), (16, b"ghi", 16)]
+    assert coalesce(frames) == [(10, b"abcdefghi", 24)]
 
 
 def test_short_ends_a_run(coalesce: Coalesce) -> None:
