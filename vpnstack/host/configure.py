@@ -24,6 +24,7 @@ from .namespace import NamespaceConfig, NamespaceError
 
 LOOPBACK_INDEX = 1  # the kernel's LOOPBACK_IFINDEX, in every network namespace
 TIMEOUT = 5.0  # seconds for one request; the kernel answers in microseconds
+QUEUE_FRAMES = 4096  # the kernel's 1,000 are soon full of somebody's one-byte segments
 RT_TABLE_MAIN, RTPROT_STATIC, RT_SCOPE_UNIVERSE, RTN_UNICAST = 254, 4, 0, 1  # rtnetlink(7)
 
 
@@ -40,10 +41,10 @@ def requests(index: int, config: NamespaceConfig) -> Iterator[Request]:
     """Yield what makes the device `index` look as `config` says, in order."""
     name = config.ifname
     yield Request("bringing up lo", RTM_NEWLINK, 0, _link(LOOPBACK_INDEX, up=True))
-    attrs: list[tuple[str, Any]] = [("IFLA_MTU", config.mtu)]
+    attrs: list[tuple[str, Any]] = [("IFLA_MTU", config.mtu), ("IFLA_TXQLEN", QUEUE_FRAMES)]
     if config.mac:
         attrs.append(("IFLA_ADDRESS", config.mac.hex(":")))
-    yield Request(f"setting MTU and MAC of {name}", RTM_NEWLINK, 0, _link(index, attrs))
+    yield Request(f"setting MTU, queue and MAC of {name}", RTM_NEWLINK, 0, _link(index, attrs))
     yield Request(f"bringing up {name}", RTM_NEWLINK, 0, _link(index, up=True))
     create = NLM_F_CREATE | NLM_F_EXCL
     for each in config.interfaces:
