@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from ..core._core import lib
+from ..core._core import ffi, lib
 from ..core.access import macs, octets
 from ..core.burst import Burst
 from .port import Port
 
+_buffer = ffi.buffer
 MERGED = lib.FRAME_MERGED
 STATIONS_MAX = 4096  # behind one port
 
@@ -28,15 +29,18 @@ class Switch:
         self._stations: dict[bytes, Port] = {}
         self._behind: dict[int, OrderedDict[bytes, None]] = {}  # by port, oldest first
         self._outgoing: dict[int, Burst] = {}
+        self._usual: bytes | None = None  # both addresses of what the only port sends most
 
     def attach(self, port: Port) -> None:
         """Add a port."""
+        self._usual = None
         self.ports.append(port)
         self._outgoing[id(port)] = Burst()
         self._behind[id(port)] = OrderedDict()
 
     def detach(self, port: Port) -> None:
         """Remove a port and forget who was behind it."""
+        self._usual = None
         if port in self.ports:
             self.ports.remove(port)
             del self._outgoing[id(port)]
@@ -66,10 +70,12 @@ class Switch:
         before = self._stations.get(mac)
         if before is not None:
             self.moved += 1
+            self._usual = None
             del self._behind[id(before)][mac]
         behind = self._behind[id(port)]
         if len(behind) >= self.stations_max:  # who floods the table forgets its own stations
             del self._stations[behind.popitem(last=False)[0]]
+            self._usual = None
         behind[mac] = None
         self._stations[mac] = port
         return True
@@ -80,8 +86,12 @@ class Switch:
         The rest is forwarded before this returns.
         """
         local = []
+        usual = self._usual
         for f in burst:
             if f.verdict >= MERGED:
+                continue
+            if usual is not None and f.head_len >= 14 and bytes(_buffer(f.head, 12)) == usual:
+                local.append(f)
                 continue
             if f.head_len < 14 or f.len < 14:
                 self.invalid += 1
@@ -91,6 +101,8 @@ class Switch:
                 continue
             if dst == self.mac:
                 local.append(f)
+                if len(self.ports) == 1:
+                    self._usual = dst + src  # nothing more to be learned of its next frames
                 continue
             if dst[0] & 1:
                 local.append(f)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Any
 
 from ..core import access
@@ -11,34 +12,31 @@ from ..proto.tcp.options import emit_options
 from ..proto.tcp.segment import Segment
 from . import headers
 
+_buffer, _field = ffi.buffer, ffi.addressof
+_TCP = struct.Struct("=IIHHHHBBB5xII")  # struct frame from `seq` to `tsecr` (frame.h)
+assert ffi.offsetof("struct frame", "tsval") - ffi.offsetof("struct frame", "seq") == 24
+
 
 def segment_of(f: Any) -> Segment:
     """Make a `Segment` of a parsed TCP frame; its data is borrowed from the frame."""
-    opts = f.opts
+    seq, ack, wnd, urg, flags, mss, opts, wscale, sack_n, tsval, tsecr = _TCP.unpack(
+        _buffer(_field(f, "seq"), _TCP.size)
+    )
+    size, ce = f.vnet.gso_size, f.tos & 3 == 3
     if not opts:
-        return Segment(
-            f.seq, f.ack, f.tcp_flags, f.wnd, access.payload(f), f.urg,
-            gso_size=f.vnet.gso_size, ce=f.tos & 3 == 3,
-        )  # fmt: skip
+        return Segment(seq, ack, flags, wnd, access.payload(f), urg, gso_size=size, ce=ce)
     sacks: tuple[tuple[int, int], ...] = ()
     if opts & lib.TCPOPT_SACK:
         edges = f.sack
-        sacks = tuple((edges[2 * i], edges[2 * i + 1]) for i in range(f.sack_n))
+        sacks = tuple((edges[2 * i], edges[2 * i + 1]) for i in range(sack_n))
     return Segment(
-        f.seq,
-        f.ack,
-        f.tcp_flags,
-        f.wnd,
-        access.payload(f),
-        f.urg,
-        f.mss if opts & lib.TCPOPT_MSS else 0,
-        f.wscale if opts & lib.TCPOPT_WSCALE else -1,
+        seq, ack, flags, wnd, access.payload(f), urg,
+        mss if opts & lib.TCPOPT_MSS else 0,
+        wscale if opts & lib.TCPOPT_WSCALE else -1,
         bool(opts & lib.TCPOPT_SACK_PERMITTED),
-        (f.tsval, f.tsecr) if opts & lib.TCPOPT_TIMESTAMP else None,
-        sacks,
-        f.vnet.gso_size,
-        f.tos & 3 == 3,
-    )
+        (tsval, tsecr) if opts & lib.TCPOPT_TIMESTAMP else None,
+        sacks, size, ce,
+    )  # fmt: skip
 
 
 def emit(burst: Burst, template: bytes, seg: Segment) -> None:

@@ -138,7 +138,7 @@ class TcpLayer:
             return
         local = self.listeners.get((dst, dport)) or self.listeners.get((None, dport))
         if seg.flags & (SYN | ACK | RST) == SYN:
-            self._opening(key, seg, local, now, old)
+            self._opening(key, src, seg, local, now, old)
             return
         conn = None
         if local is not None and len(self.flows) < FLOWS_MAX:
@@ -151,14 +151,15 @@ class TcpLayer:
         self._enter(flow, local, now)
 
     def _opening(
-        self, key: bytes, seg: Segment, local: Acceptor | None, now: float, old: int | None
-    ) -> None:
+        self, key: bytes, src: bytes, seg: Segment, local: Acceptor | None, now: float,
+        old: int | None,
+    ) -> None:  # fmt: skip
         """Hold a SYN for whoever decides on it, or answer it with a cookie."""
         acceptor = local or self.forward
         if acceptor is None:
             self._reset(key, seg, now)
             return
-        config = self._config_for(headers.unpack_key(key)[0], now)
+        config = self._config_for(src, now)
         if local is not None and old is None and self.syn_queue.full():
             self._answer(key, self.syn_queue.answer(config, key, seg, now), now)
             return

@@ -21,20 +21,20 @@ class State(enum.IntEnum):
     TIME_WAIT = 10
 
 
-class Input(enum.Enum):
-    """What moves a connection from one state to another."""
+class Input(enum.IntEnum):
+    """What moves a connection from one state to another; numbers, as their hashes are C's."""
 
-    PASSIVE_OPEN = "passive open"
-    ACTIVE_OPEN = "active open, SYN sent"
-    ACCEPT = "SYN received and answered"
-    RCV_SYN = "SYN without ACK received"
-    RCV_SYN_ACK = "SYN and the ACK of ours received"
-    ACK_OF_SYN = "our SYN is acknowledged"
-    SEND_FIN = "the user has no more data"
-    RCV_FIN = "the peer has no more data"
-    ACK_OF_FIN = "our FIN is acknowledged"
-    TIMEOUT = "2 MSL passed"
-    ABORT = "reset by either side, or given up"
+    PASSIVE_OPEN = 0
+    ACTIVE_OPEN = 1  # our SYN is sent
+    ACCEPT = 2  # the peer's SYN is answered
+    RCV_SYN = 3  # without ACK
+    RCV_SYN_ACK = 4
+    ACK_OF_SYN = 5
+    SEND_FIN = 6  # the user has no more data
+    RCV_FIN = 7  # the peer has no more data
+    ACK_OF_FIN = 8
+    TIMEOUT = 9  # 2 MSL passed
+    ABORT = 10  # reset by either side, or given up
 
 
 S, I = State, Input  # noqa: E741

@@ -101,7 +101,7 @@ def test_target_missing(tmp_path: Path) -> None:
 def test_requests_order() -> None:
     assert [request.what for request in configure.requests(7, CONFIG)] == [
         "bringing up lo",
-        "setting MTU and MAC of tap0",
+        "setting MTU, queue and MAC of tap0",
         "bringing up tap0",
         "adding 192.168.127.2/24 to tap0",
         "adding fd00:127::2/64 to tap0",
