@@ -53,7 +53,7 @@ class Driver:
 
     def open_lane(self, rng: random.Random) -> Lane:
         """Let flows of bridges be lent to an express lane (`Flow.fd`)."""
-        self.lane = self.stack.tcp.lender = Lane(self.switch, self.stack.tcp.counters, rng)
+        self.lane = self.stack.tcp.lender = Lane(self.stack, self.switch, rng)
         self.poller  # noqa: B018  its descriptor is there from the start
         for port in self._closed:
             self.lane.attach(port)
@@ -87,7 +87,7 @@ class Driver:
         if port in self._writing:
             self._unwatch_stalled(port, fd)
         if self.lane is not None:
-            self.lane.detach(port, self.now())
+            self.lane.detach(port)
         gone = self.switch.stations(port)
         self.switch.detach(port)
         port.close()
@@ -164,7 +164,6 @@ class Driver:
         if burst.count > 1:
             coalesce(burst, self.switch.mac)
         if self.lane is not None and len(self.lane) and not self.lane.receive(port, burst, now):
-            self.stack.frames_taken(burst.count)
             port.rx_done(burst)
             return False
         self.stack.receive(self.switch.ingress(port, burst), now)
