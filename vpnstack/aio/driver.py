@@ -42,6 +42,7 @@ class Driver:
         self._writing: set[Port] = set()
         self._closed: dict[Port, Callable[[Port], None] | None] = {}
         self.lane: Lane | None = None
+        self._resuming = self._closed_down = False
         self._poller: Poller | None = None
 
     @property
@@ -175,6 +176,7 @@ class Driver:
     def _settle_lane(self) -> None:
         """After a turn of which the stack need not hear: acknowledgements may be due."""
         self._watch_stalled()
+        self._resume_lane()
         at = self.lane.deadline() if self.lane is not None else None
         if at is not None and (self._timer is None or at < self._timer_at):
             self._set_timer(at)
@@ -210,7 +212,25 @@ class Driver:
         finally:
             self._flushing = False
         self._watch_stalled()
+        self._resume_lane()
         self._arm()
+
+    def _resume_lane(self) -> None:
+        """Let the lane's flows go on whose turn was over, now and in the next turn of the loop."""
+        lane = self.lane
+        if lane is None or not lane.waiting:
+            return
+        lane.resume(self.now())
+        if self.stack.tcp.pending:
+            self.wake_flows()
+        if lane.waiting and not self._resuming and len(self._writing) < len(self.switch.ports):
+            self._resuming = True
+            self.loop.call_soon(self._resumed)
+
+    def _resumed(self) -> None:
+        self._resuming = False
+        if not self._closed_down:
+            self._turned()
 
     def _expire_lane(self, lane: Lane) -> None:
         at, now = lane.deadline(), self.now()
@@ -221,11 +241,15 @@ class Driver:
         for port in self.switch.ports:
             if port.stalled and port not in self._writing:
                 self._writing.add(port)
+                if self.lane is not None:
+                    self.lane.stall(port, True)
                 if self._fds[port] >= 0:
                     self.loop.add_writer(self._fds[port], self._writable, port)
 
     def _unwatch_stalled(self, port: Port, fd: int) -> None:
         self._writing.discard(port)
+        if self.lane is not None:
+            self.lane.stall(port, False)
         if fd >= 0:
             self.loop.remove_writer(fd)
 
@@ -266,6 +290,7 @@ class Driver:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self._closed_down = True
         if self._poller is not None:
             self._poller.close()
         self._flushing = True  # nothing is sent any more

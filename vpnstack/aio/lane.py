@@ -9,20 +9,28 @@ connection has to `recall` it first; the stack does so by itself.
 from __future__ import annotations
 
 import random
-from typing import Any
+from typing import Protocol, cast
 
 from ..core._core import ffi, lib
 from ..core.burst import CAPACITY, Burst
 from ..link.port import Port
 from ..link.switch import Switch
 from ..proto.tcp.lease import lend, lendable, take_back
-from ..stack.flow import Flow
+from ..stack.flow import Flow, FlowOwner
 from ..stack.stack import Stack
 
 BUCKETS = 4096
 LEASES_MAX = 16384
+PORTS_MAX = lib.LANE_PORTS
 LEND_AFTER = 3  # data segments: what opens, asks once and closes is not worth a lease
 REASONS = ("goes_on", "unexpected", "host_full", "host_eof", "bulk", "window", "timeout")
+
+
+class Lessor(FlowOwner, Protocol):
+    """Who owns a flow that may be lent."""
+
+    def lane_event(self, flow: Flow, ended: bool) -> None:
+        """Hear that the lease ended by itself, or that the host's socket takes no more for now."""
 
 
 class Lane:
@@ -39,10 +47,7 @@ class Lane:
         self._numbers: dict[Port, int] = {}
         self._out = Burst()
         self._one = Burst(1)
-        self._made = ffi.new("uint32_t *")
         self._became = ffi.new("struct lane_burst *")
-        self._via = ffi.new("uint32_t[]", CAPACITY)
-        self._ended = ffi.new("struct lease *[]", CAPACITY)
         self.lent = 0
         self.reasons = [0] * len(REASONS)
 
@@ -51,13 +56,17 @@ class Lane:
 
     def attach(self, port: Port) -> None:
         """Let flows through `port` be lent."""
-        number = max(self._ports, default=0) + 1
-        self._ports[number] = port
-        self._numbers[port] = number
+        number = next((i for i in range(1, PORTS_MAX) if i not in self._ports), None)
+        if number is not None:
+            self._ports[number] = port
+            self._numbers[port] = number
+            self.stall(port, port.stalled)
 
     def detach(self, port: Port) -> None:
         """Take all flows back that go through `port`."""
-        number = self._numbers.pop(port)
+        number = self._numbers.pop(port, None)
+        if number is None:
+            return
         del self._ports[number]
         for flow in [f for f in self._flows.values() if f.lease.port == number]:
             self.recall(flow)
@@ -75,7 +84,9 @@ class Lane:
     def offer(self, flow: Flow, now: float) -> None:
         """Lend the connection of `flow` where nothing special is under way."""
         conn = flow.conn
-        if conn.n_data_in < LEND_AFTER or flow.lease is not None or not lendable(conn):
+        if flow.lease is not None or (conn.n_data_in < LEND_AFTER and not conn.sb.records):
+            return
+        if not lendable(conn):
             return
         port = self.switch.port_of(flow.mac)
         number = self._numbers.get(port) if port is not None else None
@@ -85,11 +96,17 @@ class Lane:
         e.key = flow.key
         ffi.memmove(e.tmpl, flow.template, len(flow.template))
         e.tmpl_len, e.fd, e.port = len(flow.template), flow.fd, number
-        lend(conn, e)
+        held = lend(conn, e)
+        if len(held) and lib.lease_load(self._lane, e, ffi.from_buffer(held), len(held)):
+            e.snd_nxt = (e.snd_una + len(held)) & 0xFFFFFFFF
+            take_back(conn, e, False, held, b"")
+            return
         if lib.lane_lend(self._lane, e) == 0:
             flow.lease = e
             self._flows[int(ffi.cast("uintptr_t", e))] = flow
             self.lent += 1
+            if len(held):
+                lib.lane_wait(self._lane, e)
 
     def recall(self, flow: Flow) -> None:
         """Take a connection back."""
@@ -100,10 +117,11 @@ class Lane:
         lib.lane_recall(self._lane, e)
         del self._flows[int(ffi.cast("uintptr_t", e))]
         self.reasons[e.why] += 1
-        n = (e.snd_nxt - e.snd_una) & 0xFFFFFFFF
-        held = bytes(ffi.buffer(e.held + e.held_at, n)) if n else b""
-        take_back(flow.conn, e, owes, held)
-        lib.lease_free(e)
+        held, kept = bytearray((e.snd_nxt - e.snd_una) & 0xFFFFFFFF), bytearray(e.kept_n)
+        lib.lease_flight(e, ffi.from_buffer(held))
+        lib.lease_kept(e, ffi.from_buffer(kept))
+        take_back(flow.conn, e, owes, bytes(held), bytes(kept))
+        lib.lease_free(self._lane, e)
         flow.touch()
 
     # Carrying.
@@ -122,6 +140,8 @@ class Lane:
         if became.made:
             self._out.count = became.made
             self._send(port, self._out)
+        if became.n_look:
+            self._look()
         return left
 
     def readable(self, flow: Flow, now: float) -> int:
@@ -136,20 +156,78 @@ class Lane:
             return 1
         port = self._ports[e.port]
         if port.stalled:
-            return 1
-        got: int = lib.lane_send(self._lane, e, now, self._one.array)
+            lib.lane_wait(self._lane, e)
+        if e.hungry:
+            return 0  # it is read when its turn has come
+        got: int = lib.lane_send(self._lane, e, now, self._out.array, CAPACITY)
         if got > 0:
-            self._one.count = 1
-            self._send(port, self._one)
+            self._out.count = got
+            self._send(port, self._out)
         elif got < 0:
             return got
         return int(e.why)
+
+    def writable(self, flow: Flow, now: float) -> int:
+        """Give the host's socket what was kept for it.
+
+        0: all of it is gone; 1: some still waits; negative: an errno of the socket.
+        """
+        e = flow.lease
+        got: int = lib.lane_drain(self._lane, e, now, self._one.array)
+        if got > 0:
+            self._one.count = 1
+            self._send(self._ports[e.port], self._one)
+        return got if got < 0 else int(e.full)
+
+    @property
+    def waiting(self) -> bool:
+        """True while flows have more to send than fitted into their turn."""
+        return bool(lib.lane_waiting(self._lane))
+
+    def resume(self, now: float) -> None:
+        """Go on with the flows whose turn was over."""
+        lib.lane_resume(self._lane, now, self._out.array, CAPACITY, self._became)
+        self._send_all()
+        self._look()
+
+    def stall(self, port: Port, stalled: bool) -> None:
+        """Hear that a port takes no frames now, or takes them again."""
+        number = self._numbers.get(port)
+        if number is not None:
+            lib.lane_stall(self._lane, number, stalled)
+
+    def _look(self) -> None:
+        """Tell the owners of leases that ended, or whose host socket became full."""
+        became = self._became
+        leases = [became.look[i] for i in range(became.n_look)]
+        became.n_look = 0
+        for e in leases:
+            flow = self._flows.get(int(ffi.cast("uintptr_t", e)))
+            if flow is None:
+                continue
+            ended = e.why != lib.LEASE_GOES_ON
+            if ended:
+                self.recall(flow)
+            cast(Lessor, flow.owner).lane_event(flow, ended)
 
     def _send(self, port: Port, burst: Burst) -> None:
         self._counters.segments_out += burst.count
         self._stack.passed(0, burst.count)
         port.tx_burst(burst)
         burst.count = 0
+
+    def _send_all(self) -> None:
+        """Send what `_became` says was made, each frame through its own port."""
+        became, count = self._became, self._became.made
+        ports = set(became.ports[0:count])
+        if len(ports) == 1:
+            self._out.count = count
+            self._send(self._ports[ports.pop()], self._out)
+            return
+        for i in range(count):
+            lib.frame_alias(self._out[i], self._one[0])
+            self._one.count = 1
+            self._send(self._ports[became.ports[i]], self._one)
 
     # Time.
 
@@ -161,14 +239,6 @@ class Lane:
         """Acknowledge what was delayed, take back what got no acknowledgement."""
         if self.switch.moved != self._moved:
             self._look_for_moved()
-        made = self._made
-        n = lib.lane_expire(
-            self._lane, now, self._out.array, self._via, CAPACITY, made, self._ended, CAPACITY
-        )
-        ended = [self._flows[int(ffi.cast("uintptr_t", self._ended[i]))] for i in range(n)]
-        for i in range(made[0]):
-            lib.frame_alias(self._out[i], self._one[0])
-            self._one.count = 1
-            self._send(self._ports[self._via[i]], self._one)
-        for flow in ended:
-            self.recall(flow)
+        lib.lane_expire(self._lane, now, self._out.array, CAPACITY, self._became)
+        self._send_all()
+        self._look()

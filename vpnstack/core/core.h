@@ -39,7 +39,7 @@ struct lease {
     uint32_t port;     /* through which the guest is reached */
     uint32_t rcv_nxt, rcv_adv, last_ack_sent;
     uint32_t rcv_buf, rcv_max, rcv_mss;
-    uint32_t snd_una, snd_nxt, snd_wnd, cwnd, mss;
+    uint32_t snd_una, snd_nxt, snd_wnd, wnd_min, cwnd, mss; /* wnd_min: less ends the lease */
     uint32_t ts_recent, ts_offset;
     uint8_t ts_ok, rcv_wscale, snd_wscale;
     uint32_t ack_bytes; /* received since our last acknowledgement */
@@ -49,30 +49,48 @@ struct lease {
     uint32_t segs_in, segs_out, data_in, data_out;
 
     uint8_t active, why, owes, flies, in_touched;
+    uint8_t hungry;    /* the host has more than the windows let go */
+    uint8_t queued;    /* in the list of those whose turn was over before they were done */
+    uint8_t full;      /* the host's socket takes no more: what the guest sends waits in `kept` */
     uint32_t in_burst, timed_end;
     double t_rtx, timed_at;
-    uint8_t *held; /* sent and unacknowledged: snd_nxt - snd_una octets from held_at on */
-    uint32_t held_at, held_cap;
-    struct lease *next, *ack_older, *ack_newer, *fly_prev, *fly_next;
+    uint8_t *ring;     /* sent and unacknowledged: the octet with sequence s at s % ring_cap */
+    uint32_t ring_cap;
+    uint8_t *kept;     /* accepted and not yet taken by the host: kept_n octets from kept_at on */
+    uint32_t kept_at, kept_n, kept_cap;
+    struct lease *next, *ack_older, *ack_newer, *fly_prev, *fly_next, *more_prev, *more_next;
 };
 
-/* What became of a burst: acknowledgements made; frames taken, and segments as on the wire. */
+/* What became of a burst: frames made, ports[i] is the port of frame i; frames taken, and segments as
+ * on the wire; leases at which Python has to look, as they ended or their host socket became full. */
 struct lane_burst {
-    uint32_t made, taken, segments;
+    uint32_t made, taken, segments, n_look;
+    uint32_t ports[64];
+    struct lease *look[64];
 };
 
+#define LANE_PORTS 4096
 struct lane;
 struct lane *lane_new(uint32_t buckets, uint64_t seed);
 void lane_free(struct lane *l);
 int lane_lend(struct lane *l, struct lease *e);
 void lane_recall(struct lane *l, struct lease *e);
-void lease_free(struct lease *e);
+void lease_free(struct lane *l, struct lease *e);
 uint32_t lane_receive(struct lane *l, struct frame *frames, uint32_t n, const uint8_t *mac,
                       uint32_t port, double now, struct frame *out, struct lane_burst *b);
-int lane_send(struct lane *l, struct lease *e, double now, struct frame *out);
+int lease_load(struct lane *l, struct lease *e, const void *data, uint32_t n);
+void lease_kept(const struct lease *e, void *out);
+void lease_flight(const struct lease *e, void *out);
+int lane_send(struct lane *l, struct lease *e, double now, struct frame *out, uint32_t room);
+void lane_wait(struct lane *l, struct lease *e);
+void lane_resume(struct lane *l, double now, struct frame *out, uint32_t room,
+                 struct lane_burst *b);
+uint32_t lane_waiting(const struct lane *l);
+void lane_stall(struct lane *l, uint32_t port, int stalled);
+int lane_drain(struct lane *l, struct lease *e, double now, struct frame *out);
 double lane_deadline(const struct lane *l);
-uint32_t lane_expire(struct lane *l, double now, struct frame *out, uint32_t *ports, uint32_t room,
-                     uint32_t *made, struct lease **ended, uint32_t max);
+void lane_expire(struct lane *l, double now, struct frame *out, uint32_t room,
+                 struct lane_burst *b);
 
 /* view.c */
 const uint8_t *frame_payload(const struct frame *f);

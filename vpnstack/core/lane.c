@@ -18,8 +18,13 @@
 #define ACK 16
 #define PSH 8
 #define PIECES_MAX 1000 /* of one sendmsg, below IOV_MAX */
-#define HELD_FIRST 16384
-#define HELD_MAX 65475 /* one super-segment in flight: more is bulk, and Python's */
+#define SUPER_MAX 65475 /* payload of a super-segment, whatever its headers */
+#define TURN 4 /* super-segments of one flow before the next one's turn */
+#define RING_FIRST 14   /* 16 KiB; rings are powers of two */
+#define RING_MAX 20     /* 1 MiB in flight: more is of no use on a link without delay */
+#define SPARE_MAX 8     /* rings of each size that wait for their next user */
+#define CWND_BULK (1u << 18) /* from here on a congestion window need not grow, nor Python see it */
+#define OCTETS_MAX (256ull << 20) /* of rings and kept data, of all leases of a lane */
 
 struct lane {
     struct lease **buckets;
@@ -27,6 +32,11 @@ struct lane {
     uint64_t seed;
     struct lease *acks_first, *acks_last; /* owe a delayed acknowledgement, the first due first */
     struct lease *flying; /* have something unacknowledged */
+    struct lease *more_first, *more_last; /* have more to send than fitted into their turn */
+    uint64_t octets;      /* of rings and kept data */
+    uint8_t *spare[RING_MAX + 1][SPARE_MAX];
+    uint32_t spare_n[RING_MAX + 1];
+    uint8_t stalled[LANE_PORTS];
     double rtx_at;        /* no lease of `flying` is due before */
     /* The run of frames that one sendmsg will carry. */
     struct lease *run;
@@ -35,6 +45,7 @@ struct lane {
     struct iovec pieces[PIECES_MAX];
     struct lease *touched[64];
     uint32_t touched_n;
+    struct lane_burst *became; /* of the call under way */
 };
 
 /* --- the table ------------------------------------------------------------------------------ */
@@ -59,8 +70,12 @@ struct lane *lane_new(uint32_t buckets, uint64_t seed)
 
 void lane_free(struct lane *l)
 {
-    if (l)
+    if (l) {
+        for (unsigned k = 0; k <= RING_MAX; k++)
+            while (l->spare_n[k])
+                free(l->spare[k][--l->spare_n[k]]);
         free(l->buckets);
+    }
     free(l);
 }
 
@@ -137,6 +152,151 @@ static void fly(struct lane *l, struct lease *e, double now)
     l->flying = e;
 }
 
+static void queue_more(struct lane *l, struct lease *e)
+{
+    if (e->queued)
+        return;
+    e->queued = 1;
+    e->more_prev = l->more_last;
+    e->more_next = NULL;
+    *(l->more_last ? &l->more_last->more_next : &l->more_first) = e;
+    l->more_last = e;
+}
+
+static void unlink_more(struct lane *l, struct lease *e)
+{
+    if (!e->queued)
+        return;
+    *(e->more_prev ? &e->more_prev->more_next : &l->more_first) = e->more_next;
+    *(e->more_next ? &e->more_next->more_prev : &l->more_last) = e->more_prev;
+    e->more_prev = e->more_next = NULL;
+    e->queued = 0;
+}
+
+/* --- memory ---------------------------------------------------------------------------------- */
+
+static unsigned log2_of(uint32_t n)
+{
+    unsigned k = RING_FIRST;
+
+    while (k < RING_MAX && (1u << k) < n)
+        k++;
+    return k;
+}
+
+static void drop_ring(struct lane *l, struct lease *e)
+{
+    if (!e->ring)
+        return;
+    unsigned k = log2_of(e->ring_cap);
+    l->octets -= e->ring_cap;
+    if (l->spare_n[k] < SPARE_MAX)
+        l->spare[k][l->spare_n[k]++] = e->ring;
+    else
+        free(e->ring);
+    e->ring = NULL;
+    e->ring_cap = 0;
+}
+
+/* Makes the ring hold at least n octets; 0 where it cannot. */
+static int make_ring(struct lane *l, struct lease *e, uint32_t n)
+{
+    unsigned k = log2_of(n);
+    uint32_t cap = 1u << k, flight = e->snd_nxt - e->snd_una;
+
+    if (e->ring_cap >= n)
+        return 1;
+    if (n > 1u << RING_MAX || l->octets + cap > OCTETS_MAX)
+        return 0;
+    uint8_t *ring = l->spare_n[k] ? l->spare[k][--l->spare_n[k]] : malloc(cap);
+    if (!ring)
+        return 0;
+    for (uint32_t i = 0; i < flight;) { /* what is in flight moves to its places in the new one */
+        uint32_t from = (e->snd_una + i) & (e->ring_cap - 1), to = (e->snd_una + i) & (cap - 1);
+        uint32_t part = flight - i;
+        if (part > e->ring_cap - from)
+            part = e->ring_cap - from;
+        if (part > cap - to)
+            part = cap - to;
+        memcpy(ring + to, e->ring + from, part);
+        i += part;
+    }
+    drop_ring(l, e);
+    l->octets += cap;
+    e->ring = ring;
+    e->ring_cap = cap;
+    return 1;
+}
+
+static void drop_kept(struct lane *l, struct lease *e)
+{
+    l->octets -= e->kept_cap;
+    free(e->kept);
+    e->kept = NULL;
+    e->kept_at = e->kept_n = e->kept_cap = 0;
+}
+
+/* Appends to what waits for the host; 0 where there is no memory. */
+static int keep(struct lane *l, struct lease *e, const void *data, uint32_t n)
+{
+    if (n > e->kept_cap - e->kept_at - e->kept_n) {
+        uint32_t cap = e->kept_cap ? e->kept_cap : 1u << RING_FIRST;
+        while (cap < e->kept_n + n)
+            cap *= 2;
+        uint8_t *more = l->octets + cap > OCTETS_MAX ? NULL : malloc(cap);
+        if (!more)
+            return 0;
+        uint32_t had = e->kept_n;
+        if (had)
+            memcpy(more, e->kept + e->kept_at, had);
+        drop_kept(l, e);
+        l->octets += cap;
+        e->kept = more;
+        e->kept_cap = cap;
+        e->kept_n = had;
+    }
+    memcpy(e->kept + e->kept_at + e->kept_n, data, n);
+    e->kept_n += n;
+    return 1;
+}
+
+/* Puts what is in flight when a connection is lent, snd_nxt - snd_una octets, into its ring. */
+int lease_load(struct lane *l, struct lease *e, const void *data, uint32_t n)
+{
+    e->snd_nxt = e->snd_una; /* nothing is to be moved */
+    if (!make_ring(l, e, n))
+        return -ENOMEM;
+    for (uint32_t i = 0; i < n;) {
+        uint32_t to = (e->snd_una + i) & (e->ring_cap - 1), part = n - i;
+        if (part > e->ring_cap - to)
+            part = e->ring_cap - to;
+        memcpy(e->ring + to, (const uint8_t *)data + i, part);
+        i += part;
+    }
+    e->snd_nxt = e->snd_una + n;
+    return 0;
+}
+
+/* Copies out what is in flight, snd_nxt - snd_una octets, and what is kept, kept_n octets. */
+void lease_flight(const struct lease *e, void *out)
+{
+    uint32_t n = e->snd_nxt - e->snd_una;
+
+    for (uint32_t i = 0; i < n;) {
+        uint32_t from = (e->snd_una + i) & (e->ring_cap - 1), part = n - i;
+        if (part > e->ring_cap - from)
+            part = e->ring_cap - from;
+        memcpy((uint8_t *)out + i, e->ring + from, part);
+        i += part;
+    }
+}
+
+void lease_kept(const struct lease *e, void *out)
+{
+    if (e->kept_n)
+        memcpy(out, e->kept + e->kept_at, e->kept_n);
+}
+
 /* Lends a connection; Python has filled the first part of the struct and keeps its memory. */
 int lane_lend(struct lane *l, struct lease *e)
 {
@@ -151,10 +311,14 @@ int lane_lend(struct lane *l, struct lease *e)
     l->count++;
     if (e->ack_bytes)
         owe_ack(l, e, e->t_ack);
+    if (e->snd_nxt != e->snd_una) {
+        fly(l, e, e->last_send);
+        e->hungry = 1;
+    }
     return 0;
 }
 
-/* Takes a connection back; what is unacknowledged lies at e->held + e->held_at. */
+/* Takes a connection back; `lease_flight` and `lease_kept` tell what it holds. */
 void lane_recall(struct lane *l, struct lease *e)
 {
     struct lease **at = &l->buckets[bucket_of(l, e->key)];
@@ -167,16 +331,23 @@ void lane_recall(struct lane *l, struct lease *e)
         *at = e->next;
     unlink_ack(l, e);
     unlink_flying(l, e);
+    unlink_more(l, e);
     e->active = 0;
     l->count--;
 }
 
 /* Forgets what `lane_recall` left. */
-void lease_free(struct lease *e)
+void lease_free(struct lane *l, struct lease *e)
 {
-    free(e->held);
-    e->held = NULL;
-    e->held_cap = 0;
+    drop_ring(l, e);
+    drop_kept(l, e);
+}
+
+/* At most one look a lease and burst of 64 frames. */
+static void look_at(struct lane_burst *b, struct lease *e)
+{
+    if (b->n_look < 64)
+        b->look[b->n_look++] = e;
 }
 
 static void end(struct lease *e, uint8_t why)
@@ -188,10 +359,11 @@ static void end(struct lease *e, uint8_t why)
 /* --- frames to the guest --------------------------------------------------------------------- */
 
 static void emit(struct lane *l, struct lease *e, struct frame *out, const void *data, uint32_t n,
-                 double now)
+                 uint16_t flags, double now)
 {
     uint8_t opts[12] = {1, 1, 8, 10};
-    uint32_t wnd = e->rcv_buf, offered = e->rcv_adv - e->rcv_nxt;
+    uint32_t wnd = e->rcv_buf > e->kept_n ? e->rcv_buf - e->kept_n : 0;
+    uint32_t offered = e->rcv_adv - e->rcv_nxt;
     uint32_t tsval = (uint32_t)(uint64_t)(now * 1000) + e->ts_offset;
 
     if ((int32_t)offered > 0 && offered > wnd)
@@ -206,7 +378,7 @@ static void emit(struct lane *l, struct lease *e, struct frame *out, const void 
         opts[4 + i] = (uint8_t)(tsval >> (24 - 8 * i));
         opts[8 + i] = (uint8_t)(e->ts_recent >> (24 - 8 * i));
     }
-    frame_emit_tcp(out, e->tmpl, e->tmpl_len, e->snd_nxt, e->rcv_nxt, n ? ACK | PSH : ACK,
+    frame_emit_tcp(out, e->tmpl, e->tmpl_len, e->snd_nxt, e->rcv_nxt, flags,
                    (uint16_t)wnd, 0, opts, e->ts_ok ? 12 : 0, data, n,
                    (uint16_t)(n > e->mss ? e->mss : 0));
     e->ack_bytes = 0;
@@ -241,37 +413,72 @@ static void give_back(struct frame *f, uint32_t taken)
     f->seq += taken;
 }
 
-/* Sends the run to the host's socket. */
+/* Gives frames of the run back from octet `taken` on. */
+static void give_run_back(struct lane *l, struct lease *e, uint32_t taken)
+{
+    for (uint32_t i = 0; i < l->run_n; i++) {
+        struct frame *f = l->run_frames[i];
+        uint32_t n = f->data_len < taken ? f->data_len : taken;
+        taken -= n;
+        if (n < f->data_len) {
+            give_back(f, n);
+            e->data_in--;
+            e->segs_in--;
+        }
+    }
+}
+
+/* Keeps the run from octet `off` on for when the host's socket takes it; 0 where it cannot. */
+static int keep_run(struct lane *l, struct lease *e, uint32_t off)
+{
+    uint32_t before = e->kept_n;
+
+    for (uint32_t i = 0; i < l->pieces_n; i++) {
+        const struct iovec *p = l->pieces + i;
+        if (off >= p->iov_len) {
+            off -= (uint32_t)p->iov_len;
+            continue;
+        }
+        if (!keep(l, e, (uint8_t *)p->iov_base + off, (uint32_t)p->iov_len - off)) {
+            e->kept_n = before;
+            return 0;
+        }
+        off = 0;
+    }
+    return 1;
+}
+
+/* Sends the run to the host's socket, and keeps what does not fit there. */
 static void flush_run(struct lane *l)
 {
     struct lease *e = l->run;
     struct msghdr msg = {.msg_iov = l->pieces, .msg_iovlen = l->pieces_n};
-    ssize_t sent;
+    ssize_t sent = 0;
 
     l->run = NULL;
     if (!e || !l->run_n)
         return;
-    do
-        sent = sendmsg(e->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
-    while (sent < 0 && errno == EINTR);
-    uint32_t left = sent < 0 ? 0 : (uint32_t)sent;
-    e->rcv_nxt += left;
-    e->ack_bytes += left;
-    e->bytes_in += left;
-    e->in_burst += left;
-    if (left < l->run_octets) { /* full, or dead: Python finds out which */
-        end(e, LEASE_HOST_FULL);
-        for (uint32_t i = 0; i < l->run_n; i++) {
-            struct frame *f = l->run_frames[i];
-            uint32_t taken = f->data_len < left ? f->data_len : left;
-            left -= taken;
-            if (taken < f->data_len) {
-                give_back(f, taken);
-                e->data_in--;
-                e->segs_in--;
-            }
+    if (!e->full)
+        do
+            sent = sendmsg(e->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
+        while (sent < 0 && errno == EINTR);
+    uint32_t done = sent < 0 ? 0 : (uint32_t)sent;
+    int dead = sent < 0 && errno != EAGAIN && errno != ENOBUFS && errno != ENOMEM;
+    if (done < l->run_octets) {
+        if (!dead && keep_run(l, e, done)) {
+            if (!e->full)
+                look_at(l->became, e);
+            e->full = 1;
+            done = l->run_octets;
+        } else { /* dead, or no memory: Python finds out which */
+            end(e, LEASE_HOST_FULL);
+            give_run_back(l, e, done);
         }
     }
+    e->rcv_nxt += done;
+    e->ack_bytes += done;
+    e->bytes_in += done;
+    e->in_burst += done;
     l->run_n = l->run_octets = l->pieces_n = 0;
 }
 
@@ -323,16 +530,15 @@ static void acknowledged(struct lane *l, struct lease *e, uint32_t ack, double n
     if (!n)
         return;
     e->snd_una = ack;
-    e->held_at += n;
     e->bytes_acked += n;
     if (e->timed_at != 0 && (int32_t)(ack - e->timed_end) >= 0) {
         e->rtt = now - e->timed_at;
         e->timed_at = 0;
     }
     if (ack == e->snd_nxt) {
-        e->held_at = 0;
         unlink_flying(l, e);
-        lease_free(e);
+        if (!e->hungry)
+            drop_ring(l, e);
     } else {
         e->t_rtx = now + e->pto;
     }
@@ -360,8 +566,9 @@ static int take(struct lane *l, struct lease *e, struct frame *f, double now)
     e->segs_in++;
     if (f->data_len)
         e->last_data = now;
-    if (e->snd_wnd < e->mss) /* the silly-window rules and probes are Python's */
+    if (e->snd_wnd < e->wnd_min) /* the silly-window rules and probes are Python's */
         end(e, LEASE_WINDOW);
+
     return 1;
 }
 
@@ -369,14 +576,14 @@ static int take(struct lane *l, struct lease *e, struct frame *f, double now)
 static void settle(struct lane *l, struct lease *e, struct frame *out, uint32_t *made, double now)
 {
     e->in_touched = 0;
-    if (e->in_burst * 4u > e->rcv_buf && e->rcv_buf < e->rcv_max)
+    if (!e->full && e->in_burst * 4u > e->rcv_buf && e->rcv_buf < e->rcv_max)
         e->rcv_buf = e->rcv_buf * 2 < e->rcv_max ? e->rcv_buf * 2 : e->rcv_max;
     e->in_burst = 0;
     if (!e->ack_bytes)
         return;
     if ((e->why == LEASE_GOES_ON || e->why == LEASE_WINDOW) &&
         (e->ack_bytes >= 2 * e->rcv_mss || e->delack <= 0))
-        emit(l, e, out + (*made)++, NULL, 0, now);
+        emit(l, e, out + (*made)++, NULL, 0, ACK, now);
     else /* Python takes the debt over with the lease, if something makes it do so in time */
         owe_ack(l, e, now + e->delack);
 }
@@ -396,7 +603,8 @@ uint32_t lane_receive(struct lane *l, struct frame *frames, uint32_t n, const ui
 {
     uint32_t left = 0;
 
-    memset(b, 0, sizeof *b);
+    b->made = b->taken = b->segments = b->n_look = 0;
+    l->became = b;
     l->touched_n = 0;
     for (uint32_t i = 0; i < n && i < 64; i++) {
         struct frame *f = frames + i;
@@ -416,6 +624,9 @@ uint32_t lane_receive(struct lane *l, struct frame *frames, uint32_t n, const ui
     flush_run(l);
     for (uint32_t i = 0; i < l->touched_n; i++)
         settle(l, l->touched[i], out, &b->made, now);
+    for (uint32_t i = 0; i < l->touched_n; i++) /* acknowledgements made room */
+        if (l->touched[i]->hungry)
+            queue_more(l, l->touched[i]);
     for (uint32_t i = 0; i < n; i++) {
         left += frames[i].verdict < FRAME_MERGED;
         if (frames[i].verdict == FRAME_TAKEN) {
@@ -428,64 +639,184 @@ uint32_t lane_receive(struct lane *l, struct frame *frames, uint32_t n, const ui
 
 /* --- from the host --------------------------------------------------------------------------- */
 
-static int make_room(struct lease *e, uint32_t flight, uint32_t want)
+/* Octets of a frame: whole segments, as many as fit. */
+static uint32_t super_of(const struct lease *e)
 {
-    uint8_t *more;
-    uint32_t cap = e->held_cap ? e->held_cap : HELD_FIRST;
-
-    if (e->held_at && e->held_at + flight + want > e->held_cap) {
-        memmove(e->held, e->held + e->held_at, flight);
-        e->held_at = 0;
-    }
-    if (e->held && flight + want <= e->held_cap)
-        return 1;
-    while (cap < flight + want)
-        cap *= 2;
-    more = realloc(e->held, cap);
-    if (!more)
-        return 0;
-    e->held = more;
-    e->held_cap = cap;
-    return 1;
+    return e->mss < SUPER_MAX ? SUPER_MAX - SUPER_MAX % e->mss : SUPER_MAX;
 }
 
-/* Reads the host's socket once and makes a frame of what it gave.  Returns 1 with a frame in out, 0
- * where there was nothing; -errno for an error of the socket.  e->why says when the lease ended. */
-int lane_send(struct lane *l, struct lease *e, double now, struct frame *out)
+/* How much may leave now; notes in `hungry` that it is not all that could. */
+static uint32_t may_send(struct lease *e)
 {
     uint32_t flight = e->snd_nxt - e->snd_una;
     uint32_t wnd = e->snd_wnd < e->cwnd ? e->snd_wnd : e->cwnd;
-    uint32_t room = wnd > flight ? wnd - flight : 0;
-    uint32_t want = HELD_FIRST;
 
-    if (want > room)
-        want = room;
-    if (flight + want > HELD_MAX)
-        want = flight < HELD_MAX ? HELD_MAX - flight : 0;
-    if (e->why != LEASE_GOES_ON || !want || !make_room(e, flight, want)) {
+    if (wnd > 1u << RING_MAX)
+        wnd = 1u << RING_MAX;
+    uint32_t room = wnd > flight ? wnd - flight : 0;
+    if (room >= e->wnd_min || (room && !flight))
+        return room;
+    if (e->cwnd <= e->snd_wnd && e->cwnd < CWND_BULK) /* it has to grow: congestion control's */
         end(e, LEASE_BULK);
-        return 0;
-    }
+    e->hungry = 1; /* until an acknowledgement comes */
+    return 0;
+}
+
+/* Reads up to n octets of the host into the ring; returns recv's result, *want what was asked.  One
+ * large read wakes the host's peer once. */
+static ssize_t read_host(struct lane *l, struct lease *e, uint32_t n, int bulk, uint32_t *want)
+{
+    uint32_t flight = e->snd_nxt - e->snd_una;
     ssize_t got;
+
+    /* A small ring is enough for small answers: it grows when one filled it. */
+    uint32_t ask = e->ring_cap - flight >= n || n < 1u << RING_FIRST || bulk ? n
+                   : 1u << RING_FIRST;
+    if (e->ring_cap < flight + ask && !make_ring(l, e, flight + ask)) {
+        errno = ENOMEM;
+        return -1;
+    }
+    uint32_t at = e->snd_nxt & (e->ring_cap - 1);
+    *want = ask < e->ring_cap - at ? ask : e->ring_cap - at;
     do
-        got = recv(e->fd, e->held + e->held_at + flight, want, MSG_DONTWAIT);
+        got = recv(e->fd, e->ring + at, *want, MSG_DONTWAIT);
     while (got < 0 && errno == EINTR);
-    if (got == 0)
-        end(e, LEASE_HOST_EOF);
-    if (got <= 0)
-        return got == 0 || errno == EAGAIN ? 0 : -errno;
-    if ((uint32_t)got == want) /* there may be more: let it flow */
-        end(e, LEASE_BULK);
-    emit(l, e, out, e->held + e->held_at + flight, (uint32_t)got, now);
-    e->snd_nxt += (uint32_t)got;
-    e->bytes_out += (uint64_t)got;
-    e->data_out++;
+    return got;
+}
+
+/* Makes frames of n octets that were read into the ring at snd_nxt; returns how many. */
+static uint32_t send_read(struct lane *l, struct lease *e, uint32_t n, int more, struct frame *out,
+                          double now)
+{
+    uint32_t super = super_of(e), made = 0;
+
+    while (n) {
+        uint32_t part = n < super ? n : super;
+        n -= part;
+        emit(l, e, out + made++, e->ring + (e->snd_nxt & (e->ring_cap - 1)), part,
+             n || more ? ACK : ACK | PSH, now);
+        e->snd_nxt += part;
+        e->bytes_out += part;
+        e->data_out++;
+    }
     e->last_send = now;
     if (e->timed_at == 0) {
         e->timed_at = now;
         e->timed_end = e->snd_nxt;
     }
-    fly(l, e, now);
+    return made;
+}
+
+/* Makes up to `room` frames of what the host's socket has, at most a turn's worth.  Returns how
+ * many, or -errno for an error of the socket.  e->why says when the lease ended; a flow that has
+ * more is in the list of `lane_resume`. */
+int lane_send(struct lane *l, struct lease *e, double now, struct frame *out, uint32_t room)
+{
+    uint32_t made = 0, want = 0, n;
+    int error = 0, bulk = e->hungry;
+
+    if (room > TURN)
+        room = TURN;
+    unlink_more(l, e);
+    e->hungry = 0;
+    while (made < room && e->why == LEASE_GOES_ON && (n = may_send(e)) > 0) {
+        if (n > (room - made) * super_of(e))
+            n = (room - made) * super_of(e);
+        ssize_t got = read_host(l, e, n, bulk || made, &want);
+        if (got <= 0) {
+            if (got == 0)
+                end(e, LEASE_HOST_EOF);
+            else if (errno == ENOMEM)
+                end(e, LEASE_BULK);
+            else if (errno != EAGAIN)
+                error = -errno;
+            e->hungry = 0;
+            break;
+        }
+        e->hungry = (uint32_t)got == want;
+        made += send_read(l, e, (uint32_t)got, e->hungry, out + made, now);
+        if (!e->hungry)
+            break;
+    }
+    if (made)
+        fly(l, e, now);
+    if (e->snd_nxt == e->snd_una && !e->hungry)
+        drop_ring(l, e);
+    if (e->hungry && made >= room && e->why == LEASE_GOES_ON)
+        queue_more(l, e);
+    return error ? error : (int)made;
+}
+
+/* How many flows wait for `lane_resume`: 0 or more. */
+uint32_t lane_waiting(const struct lane *l)
+{
+    uint32_t n = 0;
+
+    for (const struct lease *e = l->more_first; e && n < 64; e = e->more_next)
+        n++;
+    return n;
+}
+
+/* Has a flow wait for its turn: its port takes no frames now. */
+void lane_wait(struct lane *l, struct lease *e)
+{
+    e->hungry = 1;
+    queue_more(l, e);
+}
+
+/* Notes whether a port takes frames. */
+void lane_stall(struct lane *l, uint32_t port, int stalled)
+{
+    if (port < LANE_PORTS)
+        l->stalled[port] = (uint8_t)stalled;
+}
+
+/* Goes on with the flows whose turn was over, each once. */
+void lane_resume(struct lane *l, double now, struct frame *out, uint32_t room,
+                 struct lane_burst *b)
+{
+    b->made = b->n_look = 0;
+    for (uint32_t n = lane_waiting(l); n && b->made < room; n--) {
+        struct lease *e = l->more_first;
+        if (l->stalled[e->port % LANE_PORTS]) {
+            unlink_more(l, e);
+            queue_more(l, e);
+            continue;
+        }
+        int got = lane_send(l, e, now, out + b->made, room - b->made);
+        for (int i = 0; i < got; i++)
+            b->ports[b->made++] = e->port;
+        if (got < 0)
+            end(e, LEASE_HOST_FULL); /* Python meets the socket's end */
+        if (e->why != LEASE_GOES_ON)
+            look_at(b, e);
+    }
+}
+
+/* Gives the host what was kept for it.  Returns 1 with a window update in out, 0 without; -errno for
+ * an error of the socket.  e->full tells whether some of it still waits. */
+int lane_drain(struct lane *l, struct lease *e, double now, struct frame *out)
+{
+    ssize_t sent = 0;
+
+    while (e->kept_n) {
+        sent = send(e->fd, e->kept + e->kept_at, e->kept_n, MSG_DONTWAIT | MSG_NOSIGNAL);
+        if (sent < 0 && errno == EINTR)
+            continue;
+        if (sent <= 0)
+            break;
+        e->kept_at += (uint32_t)sent;
+        e->kept_n -= (uint32_t)sent;
+    }
+    if (sent < 0 && errno != EAGAIN)
+        return -errno;
+    if (e->kept_n)
+        return 0;
+    drop_kept(l, e);
+    e->full = 0;
+    if (e->rcv_adv - e->rcv_nxt >= e->rcv_buf / 2 && e->ack_bytes < 2 * e->rcv_mss)
+        return 0;
+    emit(l, e, out, NULL, 0, ACK, now);
     return 1;
 }
 
@@ -501,29 +832,27 @@ double lane_deadline(const struct lane *l)
     return at;
 }
 
-/* Makes the acknowledgements that are due (those of `port` only; `*made` of them in out), and ends
- * the leases whose data stayed unacknowledged for too long, up to `max` of them in `ended`. */
-uint32_t lane_expire(struct lane *l, double now, struct frame *out, uint32_t *ports, uint32_t room,
-                     uint32_t *made, struct lease **ended, uint32_t max)
+/* Makes the acknowledgements that are due, and ends the leases whose data stayed unacknowledged for
+ * too long. */
+void lane_expire(struct lane *l, double now, struct frame *out, uint32_t room,
+                 struct lane_burst *b)
 {
-    uint32_t n = 0;
     double next = 0;
 
-    *made = 0;
-    while (l->acks_first && l->acks_first->t_ack <= now && *made < room) {
-        ports[*made] = l->acks_first->port;
-        emit(l, l->acks_first, out + (*made)++, NULL, 0, now);
+    b->made = b->n_look = 0;
+    while (l->acks_first && l->acks_first->t_ack <= now && b->made < room) {
+        b->ports[b->made] = l->acks_first->port;
+        emit(l, l->acks_first, out + b->made++, NULL, 0, ACK, now);
     }
     if (!l->flying || l->rtx_at > now)
-        return 0;
+        return;
     for (struct lease *e = l->flying; e; e = e->fly_next) {
-        if (e->t_rtx <= now && n < max) {
+        if (e->t_rtx <= now && b->n_look < 64) {
             end(e, LEASE_TIMEOUT);
-            ended[n++] = e;
+            look_at(b, e);
         } else if (next == 0 || e->t_rtx < next) {
             next = e->t_rtx;
         }
     }
     l->rtx_at = next;
-    return n;
 }

@@ -106,11 +106,30 @@ class Bridge:
         if mask & HUP:
             self._hup = True
         if mask & OUT and self._writing:
-            self._to_host()
+            self._drain()
         if self.flow.lease is None:
             self._read()
         else:
             self._carry()
+
+    def _drain(self) -> None:
+        """Go on with what the host's socket did not take before."""
+        if self.flow.lease is None:
+            self._to_host()
+            return
+        code = self.flow.drain(self._driver.now())
+        if code < 0:
+            self.flow.recall()
+            self._host_died()
+        elif not code:
+            self._write_later(False)
+
+    def lane_event(self, flow: Flow, ended: bool) -> None:
+        """Hear from the lane that the lease ended by itself, or that the host's socket is full."""
+        if ended:
+            self._read()
+        else:
+            self._write_later(True)
 
     def _carry(self) -> None:
         """Let the express lane carry what there is, as long as it does."""
@@ -158,10 +177,14 @@ class Bridge:
         self.flow.touch()
 
     def _read_on(self) -> None:
-        if self._paused and self._sock.fileno() >= 0:
-            self.flow.recall()
+        if not self._paused or self._sock.fileno() < 0:
+            return
+        self._paused = False
+        if self.flow.lease is None:
             self._read()
-            self._driver.flush()
+        else:
+            self._carry()
+        self._driver.flush()
 
     def _host_eof(self) -> None:
         self._recv_eof = True

@@ -43,6 +43,9 @@ class Lender(Protocol):
     def readable(self, flow: Flow, now: float) -> int:
         """Carry what the host's socket has; see `Flow.carry`."""
 
+    def writable(self, flow: Flow, now: float) -> int:
+        """Give the host's socket what was kept for it; see `Flow.drain`."""
+
     def recall(self, flow: Flow) -> None:
         """Give the connection back: `flow.conn` is right again, `flow.lease` None."""
 
@@ -96,6 +99,14 @@ class Flow:
         """
         lender = self._layer.lender
         return 1 if lender is None else lender.readable(self, now)
+
+    def drain(self, now: float) -> int:
+        """Give the socket of a lent flow what the guest sent while it took nothing.
+
+        0: all of it is gone; 1: some still waits; negative: an errno of the socket.
+        """
+        lender = self._layer.lender
+        return 1 if lender is None else lender.writable(self, now)
 
     def recall(self) -> None:
         """Take the connection back from whom it was lent to, before anything looks at it."""

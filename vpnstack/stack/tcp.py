@@ -411,12 +411,11 @@ class TcpLayer:
     def expire(self, now: float) -> None:
         """Make the flows whose time has come ready."""
         for flow in self.timers.due(now):
-            self.recall(flow)
             if flow.conn.state is State.CLOSED:
                 continue
             due = flow.conn.deadline()
             if due is not None and due <= now:
-                self.ready(flow)
+                self.ready(flow)  # a lent connection is recalled then
             elif due is not None:
                 self.timers.arm(flow, due)
 

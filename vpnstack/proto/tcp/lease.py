@@ -11,21 +11,27 @@ from __future__ import annotations
 from typing import Any
 
 from . import rack
-from .block import OFF, Block, Phase
+from .block import OFF, READABLE, Block, Phase
 from .segment import Buffer
 from .seq import MASK
 from .state import State
 
+CWND_BULK, FLIGHT_MAX = 1 << 18, 1 << 20  # lane.c's CWND_BULK and largest ring
 ESTABLISHED, OPEN = State.ESTABLISHED, Phase.OPEN
 
 
 def lendable(c: Block) -> bool:
-    """Tell whether nothing is under way but perhaps a delayed acknowledgement."""
+    """Tell whether nothing is under way that the lane cannot go on with.
+
+    That is nothing but perhaps a delayed acknowledgement; or, where the congestion window need not
+    grow any more, what was sent once and is not acknowledged.
+    """
+    if c.sb.records and not _bulk(c):
+        return False
     return (
         c.state is ESTABLISHED
-        and not c.sb.records
         and not c.queue.queued
-        and not len(c.snd_buf)
+        and len(c.snd_buf) == c.snd_nxt - c.snd_una
         and not c.wants_transmit
         and not c.ack_now
         and not c.events
@@ -39,19 +45,44 @@ def lendable(c: Block) -> bool:
         and c.dsack is None
         and c.undo is None
         and not c.cc.pacing_rate
-        and c.snd_wnd >= 2 * c.mss
+        and c.snd_wnd >= min(c.mss, c.max_snd_wnd >> 1)
         and c.rcv_up <= c.rcv_nxt
     )
 
 
-def lend(c: Block, e: Any) -> None:
-    """Fill the lease `e`; the addresses and descriptors in it are the caller's to set."""
+def _bulk(c: Block) -> bool:
+    """Tell whether what is in flight may be lent: nothing of it is lost, SACKed or sent again."""
+    sb = c.sb
+    return (
+        c.cc.cwnd >= CWND_BULK
+        and c.snd_nxt - c.snd_una <= FLIGHT_MAX
+        and not sb.lost
+        and not sb.sacked
+        and not c.tlp_end
+        and not c.frto
+        and not any(record.rtx for record in sb.records)
+    )
+
+
+def lend(c: Block, e: Any) -> Buffer:
+    """Fill the lease `e` and return what is in flight, from SND.UNA on, which is the lane's now.
+
+    The addresses and descriptors in it are the caller's to set.
+    """
+    flight = c.snd_nxt - c.snd_una
+    e.timed_at = 0.0
+    held: Buffer = b""
+    if flight:
+        last = c.sb.records[-1]
+        e.timed_at, e.timed_end = last.time, last.end & MASK
+        held = bytes(c.snd_buf.peek(0, flight))
     e.rcv_nxt = c.rcv_nxt & MASK
     e.rcv_adv = c.rcv_adv & MASK
     e.last_ack_sent = c.last_ack_sent & MASK
     e.rcv_buf, e.rcv_max, e.rcv_mss = c.rcv_buf, c.config.rcv_buf, c.rcv_mss
-    e.snd_una = e.snd_nxt = c.snd_nxt & MASK
-    e.snd_wnd, e.cwnd, e.mss = c.snd_wnd, min(c.cc.cwnd, c.snd_buf.limit), c.mss
+    e.snd_una, e.snd_nxt = c.snd_una & MASK, c.snd_nxt & MASK
+    e.snd_wnd, e.cwnd, e.mss = c.snd_wnd, c.cc.cwnd, c.mss
+    e.wnd_min = min(c.mss, c.max_snd_wnd >> 1)
     e.ts_ok, e.ts_recent, e.ts_offset = c.ts_ok, c.ts_recent, c.ts_offset & MASK
     e.rcv_wscale, e.snd_wscale = c.rcv_wscale, c.snd_wscale
     e.ack_bytes, e.delack = c.ack_bytes, c.config.delayed_ack
@@ -62,11 +93,19 @@ def lend(c: Block, e: Any) -> None:
     e.bytes_in = e.bytes_out = e.bytes_acked = 0
     e.segs_in = e.segs_out = e.data_in = e.data_out = 0
     c.t_ack = OFF
+    if flight:
+        c.sb.lend()
+        c.snd_buf.release(flight)
+        c.t_rtx = c.t_reo = OFF
+        c.busy += c.last_send - c.busy_since
+        c.busy_since = OFF
+    return held
 
 
-def take_back(c: Block, e: Any, owes: bool, held: Buffer) -> None:
-    """Go on from what the lane left in `e`; `held` is what it sent and nobody acknowledged.
+def take_back(c: Block, e: Any, owes: bool, held: Buffer, kept: Buffer) -> None:
+    """Go on from what the lane left in `e`.
 
+    `held` is what it sent and nobody acknowledged, `kept` what it took and did not hand on.
     The timer of what is in flight runs from when it was last started, as it would have here.
     """
     _received(c, e, owes)
@@ -74,7 +113,11 @@ def take_back(c: Block, e: Any, owes: bool, held: Buffer) -> None:
     c.rtt.backoff = 0
     if e.rtt > 0.0:
         c.rtt.sample(max(e.rtt, 1e-6))
+    if len(kept):
+        c.queue.append(kept)
+        c.events |= READABLE
     if len(held):
+        c.snd_buf.limit = max(c.snd_buf.limit, len(held))
         c.snd_buf.write(held)
         c.sb.sent(c.snd_una, c.snd_nxt, e.last_send)
         c.busy_since = e.last_send
@@ -93,7 +136,7 @@ def _received(c: Block, e: Any, owes: bool) -> None:
     c.n_data_in += e.data_in
     c.n_bytes_received += e.bytes_in
     if c.drs is not None:
-        c.drs.consumed += e.bytes_in
+        c.drs.consumed += e.bytes_in - e.kept_n
     c.ack_bytes = e.ack_bytes
     if owes and c.ack_bytes < 2 * c.rcv_mss:
         c.t_ack = e.t_ack

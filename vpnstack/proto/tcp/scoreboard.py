@@ -90,6 +90,12 @@ class Scoreboard:
             self.records = [Sent(seq, end, now, self.stamp)]
         self.out += end - seq
 
+    def lend(self) -> None:
+        """Forget the records: somebody else answers for what is in flight (`lease`)."""
+        self.records = _NO_RECORDS
+        self.out = self.dup_bytes = 0
+        self.sampled = None
+
     def acknowledge(self, ack: int) -> tuple[int, Sent | None]:
         """Drop what lies before `ack`: bytes newly known to have arrived, and the newest record.
 
