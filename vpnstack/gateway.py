@@ -25,6 +25,7 @@ from .aio.driver import Driver
 from .aio.endpoints import Endpoints
 from .aio.server import StackServer
 from .aio.streams import ClientConnected
+from .aio.udplane import DatagramLane
 from .config import GatewayConfig
 from .errors import UsageError
 from .host.ping import PingForwarder
@@ -120,7 +121,8 @@ class Gateway:
         wake = self.driver.wake
         self.driver.open_lane(self._rng)
         self.tcp = TcpForwarder(self.stack, self.policy, self.driver)
-        self.udp = UdpForwarder(self.stack, self.policy, self._loop, wake)
+        lane = self.driver.datagrams = DatagramLane(self.switch, self.stack, self._rng, wake)
+        self.udp = UdpForwarder(self.stack, self.policy, self._loop, wake, lane=lane)
         self.ping = PingForwarder(self.stack, self.policy, self._loop, wake)
         self.stack.tcp.forward = self.tcp
         self.stack.udp.forward = self.udp

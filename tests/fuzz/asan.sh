@@ -14,7 +14,7 @@ cd "$copy"
 rm -f vpnstack/core/_core*.so
 CFLAGS="-g -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
     "$python" setup.py -q build_ext --inplace
-for target in fuzz_frame fuzz_send fuzz_framed fuzz_gro; do
+for target in fuzz_frame fuzz_send fuzz_framed fuzz_gro fuzz_udplane; do
     LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
         ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH="$copy" \
         "$python" "tests/fuzz/$target.py" "$count"

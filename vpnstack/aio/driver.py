@@ -18,7 +18,9 @@ from ..link.port import Listener, Notifying, Port, PortClosed
 from ..link.switch import Switch
 from ..stack.stack import Stack
 from .lane import Lane
+from .pause import Pause
 from .poller import Poller
+from .udplane import DatagramLane
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,8 @@ class Driver:
         self._closed: dict[Port, Callable[[Port], None] | None] = {}
         self.lane: Lane | None = None
         self._resuming = self._closed_down = False
+        self.datagrams: DatagramLane | None = None
+        self._pause = Pause(loop)
         self._poller: Poller | None = None
 
     @property
@@ -89,6 +93,8 @@ class Driver:
             self._unwatch_stalled(port, fd)
         if self.lane is not None:
             self.lane.detach(port)
+        if self.datagrams is not None:
+            self.datagrams.detach(port)
         gone = self.switch.stations(port)
         self.switch.detach(port)
         port.close()
@@ -140,7 +146,7 @@ class Driver:
                 if port not in self._closed or not port.rx_burst(self._burst):
                     break
                 changed |= self._receive(port)
-                if not self._burst_was_full:
+                if not self._burst_was_full or self._flooded(port):
                     break
             else:  # frames may wait in the port's own buffer, of which its descriptor says nothing
                 self.loop.call_soon(self._readable, port)
@@ -167,11 +173,30 @@ class Driver:
         if self.lane is not None and len(self.lane) and not self.lane.receive(port, burst, now):
             port.rx_done(burst)
             return False
+        if self.datagrams is not None:
+            left = self.datagrams.receive(port, burst, now)
+            self.stack.passed(burst.count - left, 0)
+            if not left:
+                port.rx_done(burst)
+                return False
         self.stack.receive(self.switch.ingress(port, burst), now)
         self._run_owners(now)
         self.stack.settle()
         port.rx_done(burst)
         return True
+
+    def _flooded(self, port: Port) -> bool:
+        """Leave a port that brings nothing but datagrams alone for a moment (aio/pause.py)."""
+        lane = self.datagrams
+        if lane is None or not lane.flooded():
+            return False
+        return self._pause.begin(self._fds.get(port, -1), partial(self._resume, port))
+
+    def _resume(self, port: Port) -> None:
+        fd = self._fds.get(port, -1)
+        if fd >= 0:
+            self.loop.add_reader(fd, self._readable, port)
+            self._readable(port)
 
     def _settle_lane(self) -> None:
         """After a turn of which the stack need not hear: acknowledgements may be due."""
@@ -294,5 +319,6 @@ class Driver:
         if self._poller is not None:
             self._poller.close()
         self._flushing = True  # nothing is sent any more
+        self._pause.close()
         for port in list(self._closed):
             self.detach(port)

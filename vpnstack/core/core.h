@@ -52,7 +52,8 @@ struct lease {
     uint8_t hungry;    /* the host has more than the windows let go */
     uint8_t queued;    /* in the list of those whose turn was over before they were done */
     uint8_t full;      /* the host's socket takes no more: what the guest sends waits in `kept` */
-    uint32_t in_burst, timed_end;
+    uint8_t run_first, run_last, run_n; /* frames of the burst under way, to be sent as one */
+    uint32_t run_octets, in_burst, timed_end;
     double t_rtx, timed_at;
     uint8_t *ring;     /* sent and unacknowledged: the octet with sequence s at s % ring_cap */
     uint32_t ring_cap;
@@ -91,6 +92,53 @@ int lane_drain(struct lane *l, struct lease *e, double now, struct frame *out);
 double lane_deadline(const struct lane *l);
 void lane_expire(struct lane *l, double now, struct frame *out, uint32_t room,
                  struct lane_burst *b);
+
+/* udptable.c and udplane.c: datagrams between guests and the host's network that Python has decided
+ * about.  Ports are in host order, addresses of 16 octets, IPv4 as ::ffff:a.b.c.d. */
+struct udp_ring {
+    struct udp_ring *newer, *older;
+};
+
+/* A guest's endpoint.  Python fills what stands before `used` and keeps the memory. */
+struct udp_mapping {
+    int32_t fd;     /* the host's socket */
+    uint32_t port;  /* through which the guest is reached */
+    uint8_t mac[6]; /* the guest's */
+    double used;    /* when the lane carried something last */
+    uint64_t questions, answers; /* datagrams that it carried up, and down */
+
+    struct udp_ring ring;
+    uint32_t routes, number;
+};
+
+/* A datagram that is Python's, or several of `size` octets that the kernel joined. */
+struct udp_stray {
+    const uint8_t *data;
+    uint32_t len, size;
+    uint8_t addr[16];
+    uint16_t port;
+    uint8_t version;
+};
+
+struct udp_lane;
+struct udp_lane *udplane_new(uint32_t routes, uint32_t per_mapping, uint64_t seed);
+void udplane_free(struct udp_lane *l);
+void udplane_admit(struct udp_lane *l, struct udp_mapping *m);
+void udplane_drop(struct udp_lane *l, struct udp_mapping *m);
+void udplane_bound(struct udp_lane *l, const uint8_t *addr, uint16_t port);
+void udplane_up(struct udp_lane *l, struct udp_mapping *m, const uint8_t *key, const uint8_t *addr,
+                uint16_t port);
+int udplane_down(struct udp_lane *l, struct udp_mapping *m, const uint8_t *addr, uint16_t port,
+                 const void *tmpl, uint32_t tmpl_len);
+uint32_t udplane_receive(struct udp_lane *l, struct frame *frames, uint32_t n, const uint8_t *mac,
+                         uint32_t port, double now, uint32_t *datagrams);
+int udplane_read(struct udp_lane *l, struct udp_mapping *m, uint32_t mtu, double now,
+                 struct frame *out, uint32_t *made, struct udp_stray *strays, uint32_t *strays_n,
+                 uint32_t *datagrams);
+
+/* pause.c */
+int pause_timer(void);
+int pause_start(int fd, uint32_t ns);
 
 /* view.c */
 const uint8_t *frame_payload(const struct frame *f);

@@ -38,10 +38,10 @@ struct lane {
     uint32_t spare_n[RING_MAX + 1];
     uint8_t stalled[LANE_PORTS];
     double rtx_at;        /* no lease of `flying` is due before */
-    /* The run of frames that one sendmsg will carry. */
-    struct lease *run;
-    struct frame *run_frames[64];
-    uint32_t run_n, run_octets, pieces_n;
+    /* What one sendmsg will carry: the payloads of a lease's run of frames. */
+    struct frame *frames; /* of the burst under way; runs are chains of indices into it */
+    uint8_t run_next[64];
+    uint32_t pieces_n;
     struct iovec pieces[PIECES_MAX];
     struct lease *touched[64];
     uint32_t touched_n;
@@ -416,8 +416,8 @@ static void give_back(struct frame *f, uint32_t taken)
 /* Gives frames of the run back from octet `taken` on. */
 static void give_run_back(struct lane *l, struct lease *e, uint32_t taken)
 {
-    for (uint32_t i = 0; i < l->run_n; i++) {
-        struct frame *f = l->run_frames[i];
+    for (unsigned k = 0, i = e->run_first; k < e->run_n; k++, i = l->run_next[i]) {
+        struct frame *f = l->frames + i;
         uint32_t n = f->data_len < taken ? f->data_len : taken;
         taken -= n;
         if (n < f->data_len) {
@@ -428,7 +428,36 @@ static void give_run_back(struct lane *l, struct lease *e, uint32_t taken)
     }
 }
 
-/* Keeps the run from octet `off` on for when the host's socket takes it; 0 where it cannot. */
+/* Points l->pieces at the payloads of the run; returns their octets, which may be less than the run
+ * where they are too many pieces. */
+static uint32_t gather(struct lane *l, const struct lease *e)
+{
+    uint32_t sum = 0;
+
+    l->pieces_n = 0;
+    for (unsigned k = 0, i = e->run_first; k < e->run_n; k++, i = l->run_next[i]) {
+        const struct frame *f = l->frames + i;
+        uint32_t off = f->data, n = f->data_len;
+        if (l->pieces_n + f->iovcnt > PIECES_MAX)
+            break;
+        for (unsigned j = 0; j < f->iovcnt && n; j++) {
+            size_t len = f->iov[j].iov_len;
+            if (off >= len) {
+                off -= (uint32_t)len;
+                continue;
+            }
+            uint32_t part = len - off < n ? (uint32_t)(len - off) : n;
+            l->pieces[l->pieces_n].iov_base = (uint8_t *)f->iov[j].iov_base + off;
+            l->pieces[l->pieces_n++].iov_len = part;
+            n -= part;
+            sum += part;
+            off = 0;
+        }
+    }
+    return sum;
+}
+
+/* Keeps the gathered run from octet `off` on for when the host's socket takes it; 0: it cannot. */
 static int keep_run(struct lane *l, struct lease *e, uint32_t off)
 {
     uint32_t before = e->kept_n;
@@ -448,74 +477,55 @@ static int keep_run(struct lane *l, struct lease *e, uint32_t off)
     return 1;
 }
 
-/* Sends the run to the host's socket, and keeps what does not fit there. */
-static void flush_run(struct lane *l)
+/* Sends the run of a lease to the host's socket, and keeps what does not fit there. */
+static void flush_run(struct lane *l, struct lease *e)
 {
-    struct lease *e = l->run;
-    struct msghdr msg = {.msg_iov = l->pieces, .msg_iovlen = l->pieces_n};
+    struct msghdr msg = {.msg_iov = l->pieces};
     ssize_t sent = 0;
 
-    l->run = NULL;
-    if (!e || !l->run_n)
+    if (!e->run_n)
         return;
+    uint32_t octets = gather(l, e), done, kept = 0;
+    msg.msg_iovlen = l->pieces_n;
     if (!e->full)
         do
             sent = sendmsg(e->fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL);
         while (sent < 0 && errno == EINTR);
-    uint32_t done = sent < 0 ? 0 : (uint32_t)sent;
+    done = sent < 0 ? 0 : (uint32_t)sent;
     int dead = sent < 0 && errno != EAGAIN && errno != ENOBUFS && errno != ENOMEM;
-    if (done < l->run_octets) {
-        if (!dead && keep_run(l, e, done)) {
-            if (!e->full)
-                look_at(l->became, e);
-            e->full = 1;
-            done = l->run_octets;
-        } else { /* dead, or no memory: Python finds out which */
-            end(e, LEASE_HOST_FULL);
-            give_run_back(l, e, done);
-        }
+    if (done < octets && !dead && keep_run(l, e, done)) {
+        kept = octets - done;
+        if (!e->full)
+            look_at(l->became, e);
+        e->full = 1;
     }
-    e->rcv_nxt += done;
-    e->ack_bytes += done;
-    e->bytes_in += done;
-    e->in_burst += done;
-    l->run_n = l->run_octets = l->pieces_n = 0;
+    if (done + kept < e->run_octets) { /* dead, or no memory: Python finds out which */
+        end(e, LEASE_HOST_FULL);
+        give_run_back(l, e, done + kept);
+    }
+    e->rcv_nxt += done + kept;
+    e->ack_bytes += done + kept;
+    e->bytes_in += done + kept;
+    e->in_burst += done + kept;
+    e->run_n = e->run_octets = 0;
 }
 
-static int add_to_run(struct lane *l, struct lease *e, struct frame *f)
+static void add_to_run(struct lane *l, struct lease *e, uint32_t index)
 {
-    uint32_t off = f->data, n = f->data_len;
-
-    if (l->run_n == 64 || l->pieces_n + f->iovcnt > PIECES_MAX)
-        flush_run(l);
-    if (e->why != LEASE_GOES_ON)
-        return 0;
-    l->run = e;
-    for (unsigned i = 0; i < f->iovcnt && n; i++) {
-        size_t len = f->iov[i].iov_len;
-        if (off >= len) {
-            off -= (uint32_t)len;
-            continue;
-        }
-        size_t take = len - off < n ? len - off : n;
-        l->pieces[l->pieces_n].iov_base = (uint8_t *)f->iov[i].iov_base + off;
-        l->pieces[l->pieces_n++].iov_len = take;
-        n -= (uint32_t)take;
-        off = 0;
-    }
-    l->run_frames[l->run_n++] = f;
-    l->run_octets += f->data_len;
+    if (e->run_n++)
+        l->run_next[e->run_last] = (uint8_t)index;
+    else
+        e->run_first = (uint8_t)index;
+    e->run_last = (uint8_t)index;
+    e->run_octets += l->frames[index].data_len;
     e->data_in++;
-    return 1;
 }
 
 /* Is this the very segment that comes next? */
-static int expected(const struct lane *l, const struct lease *e, const struct frame *f)
+static int expected(const struct lease *e, const struct frame *f)
 {
-    uint32_t ahead = l->run == e ? l->run_octets : 0;
-
     return (f->tcp_flags & ~PSH) == ACK && f->opts == (e->ts_ok ? TCPOPT_TIMESTAMP : 0) &&
-           f->seq == e->rcv_nxt + ahead && f->data_len <= e->rcv_adv - f->seq &&
+           f->seq == e->rcv_nxt + e->run_octets && f->data_len <= e->rcv_adv - f->seq &&
            (int32_t)(e->rcv_adv - f->seq) >= 0 && (f->tos & 3) == 0 &&
            f->ack - e->snd_una <= e->snd_nxt - e->snd_una &&
            (f->data_len || f->ack != e->snd_una || e->snd_nxt == e->snd_una) && /* a duplicate */
@@ -545,19 +555,19 @@ static void acknowledged(struct lane *l, struct lease *e, uint32_t ack, double n
 }
 
 /* Takes one frame of a lent connection; 0 where it is Python's. */
-static int take(struct lane *l, struct lease *e, struct frame *f, double now)
+static int take(struct lane *l, struct lease *e, uint32_t index, double now)
 {
-    if (l->run && (l->run != e || !f->data_len))
-        flush_run(l);
+    struct frame *f = l->frames + index;
+
     if (e->why != LEASE_GOES_ON)
         return 0;
-    if (!expected(l, e, f)) {
-        flush_run(l);
+    if (!expected(e, f)) {
+        flush_run(l, e);
         end(e, LEASE_UNEXPECTED);
         return 0;
     }
-    if (f->data_len && !add_to_run(l, e, f))
-        return 0;
+    if (f->data_len)
+        add_to_run(l, e, index);
     if (e->ts_ok && (int32_t)(f->seq - e->last_ack_sent) <= 0) /* RFC 7323, 4.3 */
         e->ts_recent = f->tsval;
     acknowledged(l, e, f->ack, now);
@@ -605,6 +615,7 @@ uint32_t lane_receive(struct lane *l, struct frame *frames, uint32_t n, const ui
 
     b->made = b->taken = b->segments = b->n_look = 0;
     l->became = b;
+    l->frames = frames;
     l->touched_n = 0;
     for (uint32_t i = 0; i < n && i < 64; i++) {
         struct frame *f = frames + i;
@@ -614,14 +625,15 @@ uint32_t lane_receive(struct lane *l, struct frame *frames, uint32_t n, const ui
         if (f->verdict != FRAME_OK || f->proto != 6 || !f->l4 || f->vlan != 0xffff || f->ttl < 2 ||
             memcmp(f->head, mac, 6) != 0 || !(e = find(l, f)) || e->port != port)
             continue;
-        if (take(l, e, f, now))
+        if (take(l, e, i, now))
             f->verdict = FRAME_TAKEN;
         if (!e->in_touched) {
             e->in_touched = 1;
             l->touched[l->touched_n++] = e;
         }
     }
-    flush_run(l);
+    for (uint32_t i = 0; i < l->touched_n; i++)
+        flush_run(l, l->touched[i]);
     for (uint32_t i = 0; i < l->touched_n; i++)
         settle(l, l->touched[i], out, &b->made, now);
     for (uint32_t i = 0; i < l->touched_n; i++) /* acknowledgements made room */

@@ -24,8 +24,11 @@ TUN_F_CSUM = 1
 TUN_F_TSO4 = 2
 TUN_F_TSO6 = 4
 TUN_F_TSO_ECN = 8
+TUN_F_USO4 = 0x20
+TUN_F_USO6 = 0x40
+ALWAYS = TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN
 
-SLOT = 65600  # bytes for one frame: FRAME_LEN_MAX, aligned
+SLOT = 65664  # bytes for one frame: its virtio-net header and FRAME_LEN_MAX, aligned
 SLOTS = 64
 
 _allocate = ffi.new_allocator(should_clear_after_alloc=False)  # touched only as frames arrive
@@ -53,19 +56,29 @@ def open_tap(ifname: str) -> tuple[int, str]:
 def enable_offloads(fd: int) -> None:
     """Ask for 12-byte headers and for unsegmented, unsummed frames from the kernel's side."""
     fcntl.ioctl(fd, TUNSETVNETHDRSZ, struct.pack("i", 12))
-    fcntl.ioctl(fd, TUNSETOFFLOAD, TUN_F_CSUM | TUN_F_TSO4 | TUN_F_TSO6 | TUN_F_TSO_ECN)
+    fcntl.ioctl(fd, TUNSETOFFLOAD, ALWAYS)
+
+
+def enable_uso(fd: int) -> bool:
+    """Ask for unsegmented datagrams as well; False where the kernel is older than Linux 6.2."""
+    try:
+        fcntl.ioctl(fd, TUNSETOFFLOAD, ALWAYS | TUN_F_USO4 | TUN_F_USO6)
+    except OSError:
+        return False
+    return True
 
 
 class TapPort:
     """A TAP device as a port; owns the descriptor, which must have been set up by `open_tap`."""
-
-    offload = Offload.CSUM | Offload.TSO4 | Offload.TSO6
 
     def __init__(self, fd: int, name: str = "tap0", mtu: int = 1500) -> None:
         self.name = name
         self.mtu = mtu
         self._fd = fd
         os.set_blocking(fd, False)
+        self.offload = Offload.CSUM | Offload.TSO4 | Offload.TSO6
+        if enable_uso(fd):
+            self.offload |= Offload.USO
         self._slots = _allocate("uint8_t[]", SLOTS * SLOT)
         self._backlog = Backlog()
         self._scratch = Burst()

@@ -44,12 +44,23 @@ class UdpCounters:
     unresolved: int = 0
 
 
+class PortTable(dict[tuple[bytes | None, int], UdpOwner]):
+    """Owners by address and port; `bound` is told who takes a port."""
+
+    bound: Callable[[bytes | None, int], None] | None = None
+
+    def __setitem__(self, key: tuple[bytes | None, int], owner: UdpOwner) -> None:
+        super().__setitem__(key, owner)
+        if self.bound is not None:
+            self.bound(*key)
+
+
 class UdpLayer:
     """The port table of one interface; an address of None binds all of ours."""
 
     def __init__(self, interface: Interface) -> None:
         self.interface = interface
-        self.ports: dict[tuple[bytes | None, int], UdpOwner] = {}
+        self.ports = PortTable()
         self.forward: UdpOwner | None = None
         self.counters = UdpCounters()
         self.unclaimed: Callable[[Any, float], None] | None = None  # answers: port unreachable
@@ -59,15 +70,19 @@ class UdpLayer:
         return self.ports.get((addr, port)) or self.ports.get((None, port)) or self.forward
 
     def receive(self, f: Any, now: float) -> None:
-        """Give a parsed datagram to its owner."""
-        self.counters.datagrams_in += 1
+        """Give a parsed datagram to its owner, each one of a super-datagram by itself."""
+        data = bytes(access.payload(f))
+        size = (f.vnet.gso_size if f.vnet.gso_type else 0) or len(data) or 1
+        self.counters.datagrams_in += max(1, -(-len(data) // size))
         if self.interface.framed_to_group(f):
             return
         src, dst = access.source(f), access.destination(f)
         if src in self.interface.local or src in self.interface.broadcasts:
             self.counters.spoofed += 1
             return
-        self.deliver((src, f.sport), (dst, f.dport), bytes(access.payload(f)), now, f)
+        remote, local = (src, f.sport), (dst, f.dport)
+        for at in range(0, len(data) or 1, size):
+            self.deliver(remote, local, data[at : at + size], now, f)
 
     def deliver(
         self, remote: tuple[bytes, int], local: tuple[bytes, int], data: bytes, now: float, f: Any

@@ -40,7 +40,11 @@ def test_send() -> None:
     assert load("fuzz_send").run(4000) > 5000
 
 
-@pytest.mark.parametrize("name", ["fuzz_frame", "fuzz_framed", "fuzz_send"])
+def test_udplane() -> None:
+    assert load("fuzz_udplane").run(200) > 2000
+
+
+@pytest.mark.parametrize("name", ["fuzz_frame", "fuzz_framed", "fuzz_send", "fuzz_udplane"])
 def test_one_input(name: str) -> None:
     target, rng = load(name), random.Random(7)
     for _ in range(200):
