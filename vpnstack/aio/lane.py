@@ -8,6 +8,7 @@ connection has to `recall` it first; the stack does so by itself.
 
 from __future__ import annotations
 
+import enum
 import random
 from typing import Protocol, cast
 
@@ -26,11 +27,19 @@ LEND_AFTER = 3  # data segments: what opens, asks once and closes is not worth a
 REASONS = ("goes_on", "unexpected", "host_full", "host_eof", "bulk", "window", "timeout")
 
 
+class LaneEvent(enum.Enum):
+    """What the owner of a lent flow is told."""
+
+    ENDED = "the lease ended by itself, it was recalled"
+    FULL = "the host's socket takes no more for now: say `drain` when it does"
+    HUNGRY = "the flow was recalled while the host's socket had more"
+
+
 class Lessor(FlowOwner, Protocol):
     """Who owns a flow that may be lent."""
 
-    def lane_event(self, flow: Flow, ended: bool) -> None:
-        """Hear that the lease ended by itself, or that the host's socket takes no more for now."""
+    def lane_event(self, flow: Flow, event: LaneEvent) -> None:
+        """Hear of the lease or of the host's socket."""
 
 
 class Lane:
@@ -122,6 +131,8 @@ class Lane:
         lib.lease_kept(e, ffi.from_buffer(kept))
         take_back(flow.conn, e, owes, bytes(held), bytes(kept))
         lib.lease_free(self._lane, e)
+        if e.hungry and flow.owner is not None:  # no edge will tell of it again
+            cast(Lessor, flow.owner).lane_event(flow, LaneEvent.HUNGRY)
         flow.touch()
 
     # Carrying.
@@ -208,7 +219,8 @@ class Lane:
             ended = e.why != lib.LEASE_GOES_ON
             if ended:
                 self.recall(flow)
-            cast(Lessor, flow.owner).lane_event(flow, ended)
+            event = LaneEvent.ENDED if ended else LaneEvent.FULL
+            cast(Lessor, flow.owner).lane_event(flow, event)
 
     def _send(self, port: Port, burst: Burst) -> None:
         self._counters.segments_out += burst.count

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable
 
 from ..aio.driver import Driver
+from ..aio.lane import LaneEvent
 from ..aio.poller import HUP, OUT
 from ..proto.tcp.block import Event
 from ..proto.tcp.state import State
@@ -124,12 +125,15 @@ class Bridge:
         elif not code:
             self._write_later(False)
 
-    def lane_event(self, flow: Flow, ended: bool) -> None:
-        """Hear from the lane that the lease ended by itself, or that the host's socket is full."""
-        if ended:
+    def lane_event(self, flow: Flow, event: LaneEvent) -> None:
+        """Go on where the lane stopped."""
+        if event is LaneEvent.FULL:
+            self._write_later(True)
+        elif event is LaneEvent.ENDED:
             self._read()
         else:
-            self._write_later(True)
+            self._paused = True
+            self._driver.loop.call_soon(self._read_on)
 
     def _carry(self) -> None:
         """Let the express lane carry what there is, as long as it does."""
