@@ -57,7 +57,7 @@ class Driver:
 
     def open_lane(self, rng: random.Random) -> Lane:
         """Let flows of bridges be lent to an express lane (`Flow.fd`)."""
-        self.lane = self.stack.tcp.lender = Lane(self.switch, self.stack.tcp.counters, rng)
+        self.lane = self.stack.tcp.lender = Lane(self.stack, self.switch, rng)
         self.poller  # noqa: B018  its descriptor is there from the start
         for port in self._closed:
             self.lane.attach(port)
@@ -91,7 +91,7 @@ class Driver:
         if port in self._writing:
             self._unwatch_stalled(port, fd)
         if self.lane is not None:
-            self.lane.detach(port, self.now())
+            self.lane.detach(port)
         if self.datagrams is not None:
             self.datagrams.detach(port)
         gone = self.switch.stations(port)
@@ -169,16 +169,15 @@ class Driver:
         parse_burst(burst)
         if burst.count > 1:
             coalesce(burst, self.switch.mac)
-        if self.lane is not None and len(self.lane) and not self.lane.receive(port, burst, now):
-            self.stack.frames_taken(burst.count)
+        left = burst.count
+        if self.lane is not None and len(self.lane):
+            left = self.lane.receive(port, burst, now)
+        if left and self.datagrams is not None:
+            before, left = left, self.datagrams.receive(port, burst, now)
+            self.stack.passed(before - left, 0)
+        if not left:
             port.rx_done(burst)
             return False
-        if self.datagrams is not None:
-            left = self.datagrams.receive(port, burst, now)
-            self.stack.frames_taken(burst.count - left)
-            if not left:
-                port.rx_done(burst)
-                return False
         self.stack.receive(self.switch.ingress(port, burst), now)
         self._run_owners(now)
         self.stack.settle()

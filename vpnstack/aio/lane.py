@@ -9,7 +9,6 @@ connection has to `recall` it first; the stack does so by itself.
 from __future__ import annotations
 
 import random
-from typing import Any
 
 from ..core._core import ffi, lib
 from ..core.burst import CAPACITY, Burst
@@ -17,6 +16,7 @@ from ..link.port import Port
 from ..link.switch import Switch
 from ..proto.tcp.lease import lend, lendable, take_back
 from ..stack.flow import Flow
+from ..stack.stack import Stack
 
 BUCKETS = 4096
 LEASES_MAX = 16384
@@ -27,9 +27,11 @@ REASONS = ("goes_on", "unexpected", "host_full", "host_eof", "bulk", "window", "
 class Lane:
     """The lent connections of one stack."""
 
-    def __init__(self, switch: Switch, counters: Any, rng: random.Random) -> None:
+    def __init__(self, stack: Stack, switch: Switch, rng: random.Random) -> None:
         self.switch = switch
-        self._counters = counters  # the stack's, of TCP
+        self._stack = stack
+        self._counters = stack.tcp.counters
+        self._moved = 0  # the switch's count up to which leases know their stations' ports
         self._lane = ffi.gc(lib.lane_new(BUCKETS, rng.getrandbits(64)), lib.lane_free)
         self._flows: dict[int, Flow] = {}  # by the address of their lease
         self._ports: dict[int, Port] = {}
@@ -37,6 +39,7 @@ class Lane:
         self._out = Burst()
         self._one = Burst(1)
         self._made = ffi.new("uint32_t *")
+        self._became = ffi.new("struct lane_burst *")
         self._via = ffi.new("uint32_t[]", CAPACITY)
         self._ended = ffi.new("struct lease *[]", CAPACITY)
         self.lent = 0
@@ -51,12 +54,20 @@ class Lane:
         self._ports[number] = port
         self._numbers[port] = number
 
-    def detach(self, port: Port, now: float) -> None:
+    def detach(self, port: Port) -> None:
         """Take all flows back that go through `port`."""
         number = self._numbers.pop(port)
         del self._ports[number]
         for flow in [f for f in self._flows.values() if f.lease.port == number]:
-            self.recall(flow, now)
+            self.recall(flow)
+
+    def _look_for_moved(self) -> None:
+        """Take back the flows of stations that the switch has seen behind another port."""
+        self._moved = self.switch.moved
+        for flow in list(self._flows.values()):
+            port = self.switch.port_of(flow.mac)
+            if port is not None and self._numbers.get(port) != flow.lease.port:
+                self.recall(flow)
 
     # Lending.
 
@@ -79,7 +90,7 @@ class Lane:
             self._flows[int(ffi.cast("uintptr_t", e))] = flow
             self.lent += 1
 
-    def recall(self, flow: Flow, now: float) -> None:
+    def recall(self, flow: Flow) -> None:
         """Take a connection back."""
         e, flow.lease = flow.lease, None
         if e is None:
@@ -90,7 +101,7 @@ class Lane:
         self.reasons[e.why] += 1
         n = (e.snd_nxt - e.snd_una) & 0xFFFFFFFF
         held = bytes(ffi.buffer(e.held + e.held_at, n)) if n else b""
-        take_back(flow.conn, e, owes, held, now)
+        take_back(flow.conn, e, owes, held)
         lib.lease_free(e)
         flow.touch()
 
@@ -98,14 +109,18 @@ class Lane:
 
     def receive(self, port: Port, burst: Burst, now: float) -> int:
         """Carry what is expected of a parsed burst; return how many frames are left."""
-        made = self._made
+        if self.switch.moved != self._moved:
+            self._look_for_moved()
+        became = self._became
         left: int = lib.lane_receive(
             self._lane, burst.array, burst.count, self.switch.mac, self._numbers.get(port, 0), now,
-            self._out.array, made,
+            self._out.array, became,
         )  # fmt: skip
-        self._counters.segments_in += burst.count - left
-        if made[0]:
-            self._send(port, made[0])
+        self._counters.segments_in += became.segments
+        self._stack.passed(became.taken, 0)
+        if became.made:
+            self._out.count = became.made
+            self._send(port, self._out)
         return left
 
     def readable(self, flow: Flow, now: float) -> int:
@@ -113,25 +128,27 @@ class Lane:
 
         Positive: go on without the lane; negative: an errno of the socket, which it has told now.
         """
+        if self.switch.moved != self._moved:
+            self._look_for_moved()
         e = flow.lease
+        if e is None or flow.resolved_by != self._stack.interface.neighbours.generation:
+            return 1
         port = self._ports[e.port]
         if port.stalled:
             return 1
         got: int = lib.lane_send(self._lane, e, now, self._one.array)
         if got > 0:
             self._one.count = 1
-            port.tx_burst(self._one)
-            self._one.count = 0
-            self._counters.segments_out += 1
+            self._send(port, self._one)
         elif got < 0:
             return got
         return int(e.why)
 
-    def _send(self, port: Port, count: int) -> None:
-        self._out.count = count
-        self._counters.segments_out += count
-        port.tx_burst(self._out)
-        self._out.count = 0
+    def _send(self, port: Port, burst: Burst) -> None:
+        self._counters.segments_out += burst.count
+        self._stack.passed(0, burst.count)
+        port.tx_burst(burst)
+        burst.count = 0
 
     # Time.
 
@@ -141,17 +158,16 @@ class Lane:
 
     def expire(self, now: float) -> None:
         """Acknowledge what was delayed, take back what got no acknowledgement."""
+        if self.switch.moved != self._moved:
+            self._look_for_moved()
         made = self._made
         n = lib.lane_expire(
             self._lane, now, self._out.array, self._via, CAPACITY, made, self._ended, CAPACITY
         )
         ended = [self._flows[int(ffi.cast("uintptr_t", self._ended[i]))] for i in range(n)]
         for i in range(made[0]):
-            port = self._ports[self._via[i]]
             lib.frame_alias(self._out[i], self._one[0])
             self._one.count = 1
-            port.tx_burst(self._one)
-        self._one.count = 0
-        self._counters.segments_out += made[0]
+            self._send(self._ports[self._via[i]], self._one)
         for flow in ended:
-            self.recall(flow, now)
+            self.recall(flow)

@@ -56,6 +56,11 @@ struct lease {
     struct lease *next, *ack_older, *ack_newer, *fly_prev, *fly_next;
 };
 
+/* What became of a burst: acknowledgements made; frames taken, and segments as on the wire. */
+struct lane_burst {
+    uint32_t made, taken, segments;
+};
+
 struct lane;
 struct lane *lane_new(uint32_t buckets, uint64_t seed);
 void lane_free(struct lane *l);
@@ -63,7 +68,7 @@ int lane_lend(struct lane *l, struct lease *e);
 void lane_recall(struct lane *l, struct lease *e);
 void lease_free(struct lease *e);
 uint32_t lane_receive(struct lane *l, struct frame *frames, uint32_t n, const uint8_t *mac,
-                      uint32_t port, double now, struct frame *out, uint32_t *made);
+                      uint32_t port, double now, struct frame *out, struct lane_burst *b);
 int lane_send(struct lane *l, struct lease *e, double now, struct frame *out);
 double lane_deadline(const struct lane *l);
 uint32_t lane_expire(struct lane *l, double now, struct frame *out, uint32_t *ports, uint32_t room,

@@ -25,7 +25,7 @@ struct lane {
     struct lease **buckets;
     uint32_t mask, count;
     uint64_t seed;
-    struct lease *acks_first, *acks_last; /* owe a delayed acknowledgement, the oldest first */
+    struct lease *acks_first, *acks_last; /* owe a delayed acknowledgement, the first due first */
     struct lease *flying; /* have something unacknowledged */
     double rtx_at;        /* no lease of `flying` is due before */
     /* The run of frames that one sendmsg will carry. */
@@ -98,13 +98,18 @@ static void unlink_ack(struct lane *l, struct lease *e)
 
 static void owe_ack(struct lane *l, struct lease *e, double at)
 {
+    struct lease *older = l->acks_last;
+
     if (e->owes)
         return;
+    while (older && older->t_ack > at) /* one that was lent with its delay half over */
+        older = older->ack_older;
     e->owes = 1;
     e->t_ack = at;
-    e->ack_older = l->acks_last;
-    *(l->acks_last ? &l->acks_last->ack_newer : &l->acks_first) = e;
-    l->acks_last = e;
+    e->ack_older = older;
+    e->ack_newer = older ? older->ack_newer : l->acks_first;
+    *(e->ack_newer ? &e->ack_newer->ack_older : &l->acks_last) = e;
+    *(older ? &older->ack_newer : &l->acks_first) = e;
 }
 
 static void unlink_flying(struct lane *l, struct lease *e)
@@ -232,8 +237,7 @@ static void give_back(struct frame *f, uint32_t taken)
     }
     f->iovcnt = (uint16_t)k;
     f->data = 0;
-    f->data_len -= taken;
-    f->len = f->data_len;
+    f->data_len -= taken; /* `len` stays that of what was received: the switch drops runts */
     f->seq += taken;
 }
 
@@ -368,23 +372,31 @@ static void settle(struct lane *l, struct lease *e, struct frame *out, uint32_t 
     if (e->in_burst * 4u > e->rcv_buf && e->rcv_buf < e->rcv_max)
         e->rcv_buf = e->rcv_buf * 2 < e->rcv_max ? e->rcv_buf * 2 : e->rcv_max;
     e->in_burst = 0;
-    if (e->why != LEASE_GOES_ON || !e->ack_bytes)
+    if (!e->ack_bytes)
         return;
-    if (e->ack_bytes >= 2 * e->rcv_mss || e->delack <= 0)
+    if ((e->why == LEASE_GOES_ON || e->why == LEASE_WINDOW) &&
+        (e->ack_bytes >= 2 * e->rcv_mss || e->delack <= 0))
         emit(l, e, out + (*made)++, NULL, 0, now);
-    else
+    else /* Python takes the debt over with the lease, if something makes it do so in time */
         owe_ack(l, e, now + e->delack);
 }
 
+static uint32_t wire_segments(const struct frame *f)
+{
+    uint32_t size = f->vnet.gso_size;
+
+    return size && f->data_len ? (f->data_len + size - 1) / size : 1;
+}
+
 /* Takes what is expected out of a parsed burst that came through `port`; those frames become
- * FRAME_TAKEN.  Fills `out` (room for 64) with acknowledgements, their number into *made.  Returns
- * how many frames are left for Python. */
+ * FRAME_TAKEN.  Fills `out` (room for 64) with acknowledgements, and *b with numbers.  Returns how
+ * many frames are left for Python. */
 uint32_t lane_receive(struct lane *l, struct frame *frames, uint32_t n, const uint8_t *mac,
-                      uint32_t port, double now, struct frame *out, uint32_t *made)
+                      uint32_t port, double now, struct frame *out, struct lane_burst *b)
 {
     uint32_t left = 0;
 
-    *made = 0;
+    memset(b, 0, sizeof *b);
     l->touched_n = 0;
     for (uint32_t i = 0; i < n && i < 64; i++) {
         struct frame *f = frames + i;
@@ -403,9 +415,14 @@ uint32_t lane_receive(struct lane *l, struct frame *frames, uint32_t n, const ui
     }
     flush_run(l);
     for (uint32_t i = 0; i < l->touched_n; i++)
-        settle(l, l->touched[i], out, made, now);
-    for (uint32_t i = 0; i < n; i++)
+        settle(l, l->touched[i], out, &b->made, now);
+    for (uint32_t i = 0; i < n; i++) {
         left += frames[i].verdict < FRAME_MERGED;
+        if (frames[i].verdict == FRAME_TAKEN) {
+            b->taken++;
+            b->segments += wire_segments(frames + i);
+        }
+    }
     return left;
 }
 
@@ -449,11 +466,14 @@ int lane_send(struct lane *l, struct lease *e, double now, struct frame *out)
         end(e, LEASE_BULK);
         return 0;
     }
-    ssize_t got = recv(e->fd, e->held + e->held_at + flight, want, MSG_DONTWAIT);
+    ssize_t got;
+    do
+        got = recv(e->fd, e->held + e->held_at + flight, want, MSG_DONTWAIT);
+    while (got < 0 && errno == EINTR);
     if (got == 0)
         end(e, LEASE_HOST_EOF);
     if (got <= 0)
-        return got == 0 || errno == EAGAIN || errno == EINTR ? 0 : -errno;
+        return got == 0 || errno == EAGAIN ? 0 : -errno;
     if ((uint32_t)got == want) /* there may be more: let it flow */
         end(e, LEASE_BULK);
     emit(l, e, out, e->held + e->held_at + flight, (uint32_t)got, now);

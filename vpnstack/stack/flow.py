@@ -43,7 +43,7 @@ class Lender(Protocol):
     def readable(self, flow: Flow, now: float) -> int:
         """Carry what the host's socket has; see `Flow.carry`."""
 
-    def recall(self, flow: Flow, now: float) -> None:
+    def recall(self, flow: Flow) -> None:
         """Give the connection back: `flow.conn` is right again, `flow.lease` None."""
 
 

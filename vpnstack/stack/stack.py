@@ -124,9 +124,10 @@ class Stack:
                 self.registry.receive_frame(f, now)
         self.tcp.settle()
 
-    def frames_taken(self, count: int) -> None:
+    def passed(self, received: int, sent: int) -> None:
         """Count frames that were carried past the stack."""
-        self._frames_in += count
+        self._frames_in += received
+        self._frames_out += sent
 
     def _drop(self, f: Any, now: float) -> None:
         self._dropped[f.verdict] += 1

@@ -73,7 +73,6 @@ class TcpLayer:
         self.timers = Timers(self.flows)
         self.events: deque[tuple[Any, Flow]] = deque()
         self.lender: Lender | None = None
-        self._now = 0.0  # the latest that we heard of
 
     def reconfigure(self) -> None:
         """The interface's MTU changed: later connections have other parameters."""
@@ -120,7 +119,7 @@ class TcpLayer:
 
     def _receive(self, flow: Flow, seg: Segment, now: float) -> None:
         if flow.lease is not None:
-            self.recall(flow, now)
+            self.recall(flow)
         if flow.conn.state is State.TIME_WAIT and flow.conn.reusable_by(seg):
             self.forget(flow)  # RFC 6191: the newer SYN opens the connection anew
             self._unknown(flow.key, seg, now, flow.conn.snd_nxt)
@@ -215,7 +214,7 @@ class TcpLayer:
         if flow is None or where is None:
             return
         seq = int.from_bytes(error.quote[where.offset + 4 : where.offset + 8], "big")
-        self.recall(flow, now)
+        self.recall(flow)
         if error.kind is Kind.TOO_BIG:
             room = (error.value & 0xFFFF) - (40 if error.version == 4 else 60)
             flow.conn.icmp_error(Icmp.PACKET_TOO_BIG, now, seq, max(room, 0))
@@ -224,10 +223,10 @@ class TcpLayer:
             flow.conn.icmp_error(Icmp.HARD if hard else Icmp.SOFT, now, seq)
         self._mark(flow)
 
-    def recall(self, flow: Flow, now: float | None = None) -> None:
-        """Take a lent connection back; the time is that of the last burst, where none is given."""
+    def recall(self, flow: Flow) -> None:
+        """Take a lent connection back."""
         if self.lender is not None and flow.lease is not None:
-            self.lender.recall(flow, self._now if now is None else now)
+            self.lender.recall(flow)
 
     def resolved(self, hop: bytes) -> None:
         """A neighbour answered: the flows that waited for its link address are ready."""
@@ -313,6 +312,7 @@ class TcpLayer:
 
     def forget(self, flow: Flow) -> None:
         """Take a flow out of the table, where a newer one may have its place already."""
+        self.recall(flow)
         if self.flows.get(flow.key) is flow:
             del self.flows[flow.key]
         self._held.discard(flow)
@@ -332,13 +332,12 @@ class TcpLayer:
 
     def transmit(self, burst: Burst, now: float) -> None:
         """Fill `burst` from the flows that are ready, in turn."""
-        self._now = now
         ready = self._ready
         while ready and not burst.full:
             flow = ready.popleft()
             flow.ready = False
             if flow.lease is not None:
-                self.recall(flow, now)
+                self.recall(flow)
             if self._transmit_flow(flow, burst, now):
                 self._after(flow)
                 if flow.fd >= 0 and not flow.ready and self.lender is not None:
@@ -412,7 +411,7 @@ class TcpLayer:
     def expire(self, now: float) -> None:
         """Make the flows whose time has come ready."""
         for flow in self.timers.due(now):
-            self.recall(flow, now)
+            self.recall(flow)
             if flow.conn.state is State.CLOSED:
                 continue
             due = flow.conn.deadline()

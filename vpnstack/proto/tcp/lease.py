@@ -64,8 +64,11 @@ def lend(c: Block, e: Any) -> None:
     c.t_ack = OFF
 
 
-def take_back(c: Block, e: Any, owes: bool, held: Buffer, now: float) -> None:
-    """Go on from what the lane left in `e`; `held` is what it sent and nobody acknowledged."""
+def take_back(c: Block, e: Any, owes: bool, held: Buffer) -> None:
+    """Go on from what the lane left in `e`; `held` is what it sent and nobody acknowledged.
+
+    The timer of what is in flight runs from when it was last started, as it would have here.
+    """
     _received(c, e, owes)
     _sent(c, e)
     c.rtt.backoff = 0
@@ -75,15 +78,14 @@ def take_back(c: Block, e: Any, owes: bool, held: Buffer, now: float) -> None:
         c.snd_buf.write(held)
         c.sb.sent(c.snd_una, c.snd_nxt, e.last_send)
         c.busy_since = e.last_send
-        rack.arm(c, now)
+        rack.arm(c, e.t_rtx - e.pto)
     c.wants_transmit = True
 
 
 def _received(c: Block, e: Any, owes: bool) -> None:
-    before = c.rcv_nxt
-    c.rcv_nxt = before + ((e.rcv_nxt - before) & MASK)
-    c.rcv_adv += (e.rcv_adv - c.rcv_adv) & MASK
-    c.last_ack_sent += (e.last_ack_sent - c.last_ack_sent) & MASK
+    c.rcv_nxt += e.bytes_in  # a long lease sees more than 32 bits can tell
+    c.rcv_adv = c.rcv_nxt + ((e.rcv_adv - e.rcv_nxt) & MASK)
+    c.last_ack_sent = c.rcv_nxt - ((e.rcv_nxt - e.last_ack_sent) & MASK)
     c.rcv_buf = max(c.rcv_buf, e.rcv_buf)
     c.ts_recent, c.ts_recent_at = e.ts_recent, e.last_recv
     c.last_recv, c.last_data = e.last_recv, e.last_data
@@ -93,7 +95,7 @@ def _received(c: Block, e: Any, owes: bool) -> None:
     if c.drs is not None:
         c.drs.consumed += e.bytes_in
     c.ack_bytes = e.ack_bytes
-    if owes:
+    if owes and c.ack_bytes < 2 * c.rcv_mss:
         c.t_ack = e.t_ack
     elif c.ack_bytes:
         c.ack_now = True
@@ -101,8 +103,8 @@ def _received(c: Block, e: Any, owes: bool) -> None:
 
 
 def _sent(c: Block, e: Any) -> None:
-    c.snd_nxt += (e.snd_nxt - c.snd_nxt) & MASK
-    c.snd_una += (e.snd_una - c.snd_una) & MASK
+    c.snd_nxt += e.bytes_out
+    c.snd_una += e.bytes_acked
     c.snd_sml, c.snd_up = c.snd_nxt, c.snd_una
     c.snd_wnd = e.snd_wnd
     c.max_snd_wnd = max(c.max_snd_wnd, e.snd_wnd)
