@@ -14,8 +14,9 @@ from collections.abc import Callable
 
 BATCH = 64
 IN, OUT = select.EPOLLIN, select.EPOLLOUT
-HUP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
-_READ = IN | select.EPOLLRDHUP | select.EPOLLET
+# A read stops short at an urgent mark as well, with more behind it (tcp(7)): no edge tells of that.
+HUP = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR | select.EPOLLPRI
+_READ = IN | select.EPOLLRDHUP | select.EPOLLPRI | select.EPOLLET
 _BOTH = _READ | OUT
 
 Ready = Callable[[int], None]
@@ -25,7 +26,8 @@ class Poller:
     """Calls back with a mask of `IN`, `OUT` and `HUP` when a socket becomes ready.
 
     The edge-triggered rule: read until there is less than was asked for; after `HUP`, until the
-    end of the stream or an error.  `settled` is called after every turn.
+    end of the stream or an error, or until nothing is left for now.  `settled` is called after
+    every turn.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, settled: Callable[[], None]) -> None:
@@ -33,6 +35,7 @@ class Poller:
         self._settled = settled
         self._epoll = select.epoll()
         self._ready: dict[int, Ready] = {}
+        self._new: set[int] = set()  # in this turn: what was polled is of an older namesake
         loop.add_reader(self._epoll.fileno(), self._poll)
 
     def __len__(self) -> int:
@@ -45,6 +48,7 @@ class Poller:
             self._epoll.modify(fd, mask)
         else:
             self._epoll.register(fd, mask)
+            self._new.add(fd)
         self._ready[fd] = ready
 
     def forget(self, fd: int) -> None:
@@ -57,9 +61,10 @@ class Poller:
             self._epoll.unregister(fd)
 
     def _poll(self) -> None:
+        self._new.clear()
         for fd, mask in self._epoll.poll(0, BATCH):
             ready = self._ready.get(fd)
-            if ready is None:
+            if ready is None or fd in self._new:
                 continue
             try:
                 ready(mask)
