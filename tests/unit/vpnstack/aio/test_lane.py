@@ -263,6 +263,17 @@ async def test_station_moves() -> None:
         await until(lambda: far not in t.gateway.switch.ports)
 
 
+async def test_link_address_changes() -> None:
+    """A neighbour's new address is asked for before the host's next octets leave."""
+    async with talk() as t:
+        flow, lent = t.bridge.flow, t.lane.lent
+        t.gateway.stack.interface.neighbours.generation += 1
+        await t.exchange(b"", b"where are you")
+        assert flow.resolved_by == t.gateway.stack.interface.neighbours.generation
+        await t.settled()
+        assert t.lane.lent > lent
+
+
 async def test_urgent_data_of_the_host_hides_nothing() -> None:
     """A read stops at the mark; what is behind it must not wait for another edge."""
     async with talk() as t:

@@ -145,6 +145,16 @@ def test_unexpected_ends_the_lease(w: Any, kind: Callable[[Any], Any]) -> None:
     assert w.take() == 100
 
 
+def test_nothing_overtakes(w: Any) -> None:
+    """Neither data nor an acknowledgement that would be expected."""
+    w.give(10)
+    w.readable()
+    left, _ = w.carry(w.segment(1, 10, flags=0x11), w.segment(0, 0), w.segment(0, 10))
+    assert left == 3
+    assert w.lease.snd_una != w.lease.snd_nxt
+    assert why(w) == "UNEXPECTED"
+
+
 def test_duplicate_acknowledgement_ends_the_lease(w: Any) -> None:
     w.give(10)
     w.lossy = 1
