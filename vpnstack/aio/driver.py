@@ -170,15 +170,15 @@ class Driver:
         parse_burst(burst)
         if burst.count > 1:
             coalesce(burst, self.switch.mac)
-        if self.lane is not None and len(self.lane) and not self.lane.receive(port, burst, now):
+        left = burst.count
+        if self.lane is not None and len(self.lane):
+            left = self.lane.receive(port, burst, now)
+        if left and self.datagrams is not None:
+            before, left = left, self.datagrams.receive(port, burst, now)
+            self.stack.passed(before - left, 0)
+        if not left:
             port.rx_done(burst)
             return False
-        if self.datagrams is not None:
-            left = self.datagrams.receive(port, burst, now)
-            self.stack.passed(burst.count - left, 0)
-            if not left:
-                port.rx_done(burst)
-                return False
         self.stack.receive(self.switch.ingress(port, burst), now)
         self._run_owners(now)
         self.stack.settle()

@@ -29,23 +29,35 @@ class Bridge:
 
     __slots__ = (
         "_done", "_driver", "_hup", "_paused", "_recv_eof", "_shut", "_sock", "_writing",
-        "bytes_in", "bytes_out", "flow",
+        "flow",
     )  # fmt: skip
 
     def __init__(
         self, flow: Flow, sock: socket.socket, driver: Driver, done: Callable[[Bridge], None]
     ) -> None:
         self.flow = flow
-        self.bytes_in = self.bytes_out = 0
         self._sock = sock
         self._driver = driver
         self._done = done
         self._writing = self._recv_eof = self._shut = False
         self._paused = False  # what waits in the host's socket is read later
-        self._hup = False  # the host's side has ended: an edge that does not come again
+        self._hup = False  # ended, or urgent data: read on until there is nothing
         flow.owner = self
         flow.fd = sock.fileno()
         driver.poller.watch(flow.fd, self._ready)
+
+    @property
+    def bytes_in(self) -> int:
+        """Octets of the host's that left for the guest, the first time each."""
+        lease, conn = self.flow.lease, self.flow.conn
+        return int(conn.n_bytes_sent + (lease.bytes_out if lease is not None else 0))
+
+    @property
+    def bytes_out(self) -> int:
+        """Octets of the guest's that the host's socket has taken."""
+        lease, conn = self.flow.lease, self.flow.conn
+        took = lease.bytes_in if lease is not None else 0
+        return int(conn.n_bytes_received - conn.rcv_queued + took)
 
     # From the stack.
 
@@ -71,7 +83,6 @@ class Bridge:
         try:
             while views := conn.received()[:512]:
                 n = self._sock.sendmsg(views)
-                self.bytes_out += n
                 conn.consume(n)
                 self.flow.touch()
         except BlockingIOError:
@@ -177,7 +188,6 @@ class Bridge:
         except OSError:
             conn.commit(0)
             self._host_died()
-        self.bytes_in += taken
         self.flow.touch()
 
     def _read_on(self) -> None:

@@ -15,6 +15,7 @@ from vpnstack.aio.server import StackServer
 from vpnstack.aio.streams import StackTransport, stream_factory
 from vpnstack.gateway import Gateway
 from vpnstack.link.pair import pair
+from vpnstack.link.port import Port
 from vpnstack.link.switch import Switch
 from vpnstack.stack.interface import Interface, InterfaceConfig, addresses_of
 from vpnstack.stack.stack import Stack
@@ -43,7 +44,10 @@ class Datagrams:
 class GuestNode:
     """A machine behind the gateway, with asyncio streams."""
 
-    def __init__(self, gateway: Gateway, addresses: list[str], mtu: int) -> None:
+    def __init__(
+        self, gateway: Gateway, addresses: list[str], mtu: int,
+        wrap: Callable[[Port], Port] | None = None,
+    ) -> None:  # fmt: skip
         self.loop = asyncio.get_running_loop()
         jack = gateway.port("guest")
         port, far = pair(mtu=mtu)
@@ -57,7 +61,7 @@ class GuestNode:
         self.stack = Stack(self.interface, rng=random.Random(2))
         self.driver = Driver(self.stack, switch, self.loop)
         self.driver.attach(port)
-        jack.plug(far)
+        jack.plug(wrap(far) if wrap is not None else far)
         self._ports = iter(range(20000, 60000))
 
     async def open(
@@ -106,11 +110,13 @@ class GuestNode:
 
 
 @contextlib.asynccontextmanager
-async def network(mtu: int = 1500, **options: Any) -> AsyncIterator[tuple[Gateway, GuestNode]]:
-    """A gateway without the host's resolvers, and a guest behind it."""
+async def network(
+    mtu: int = 1500, wrap: Callable[[Port], Port] | None = None, **options: Any
+) -> AsyncIterator[tuple[Gateway, GuestNode]]:
+    """A gateway without the host's resolvers, and a guest behind it; `wrap` makes their link."""
     options = {"resolv_conf": "", "hosts_file": "", "seed": 1, "mtu": mtu} | options
     async with Gateway(**options) as gateway:
-        guest = GuestNode(gateway, ["192.168.127.2/24", "fd00:127::2/64"], mtu)
+        guest = GuestNode(gateway, ["192.168.127.2/24", "fd00:127::2/64"], mtu, wrap)
         try:
             yield gateway, guest
         finally:
