@@ -8,6 +8,7 @@ did not arrive, the window's right edge stays where it was promised, memory stay
 from __future__ import annotations
 
 import random
+import select
 import socket
 import struct
 from typing import Any
@@ -17,9 +18,10 @@ from vpnstack.core._core import ffi, lib
 from vpnstack.core import access
 from vpnstack.core.burst import Burst
 from vpnstack.core.puresend import Frame, Tcp, emit_tcp
+from vpnstack.proto.tcp.block import Event
 from vpnstack.proto.tcp.config import Config
 from vpnstack.proto.tcp.connection import Connection
-from vpnstack.proto.tcp.lease import lend, lendable, take_back
+from vpnstack.proto.tcp.lease import in_flight, lend, lendable, let_go, take_back
 from vpnstack.proto.tcp.segment import ACK, SYN, Segment
 from vpnstack.stack.headers import key, template
 from vpnstack.stack.segments import segment_of
@@ -30,7 +32,8 @@ ENDS = {
     6: (bytes.fromhex("fd" + "00" * 14 + "02"), bytes.fromhex("fd" + "00" * 14 + "01")),
 }
 POOL = random.Random(3).randbytes(65521) * 3
-HELD_MAX, PORT, SCALE, MASK = 65536, 1, 7, 0xFFFFFFFF
+RING_MAX, PORT, SCALE, MASK = 1 << 20, 1, 7, 0xFFFFFFFF
+EDGES = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET
 
 
 def pattern(at: int, n: int) -> bytes:
@@ -43,7 +46,8 @@ class World:
     """A guest, the connection with it, and the host's end of the socket."""
 
     def __init__(self, version: int = 4, *, ts: bool = True, isn: int = MASK - 2000,
-                 iss: int = MASK - 3000, sndbuf: int = 0, **config: Any) -> None:  # fmt: skip
+                 iss: int = MASK - 3000, sndbuf: int = 0, cwnd: int = 0,
+                 **config: Any) -> None:  # fmt: skip
         self.now, self.ts, self.isn, self.iss = 100.0, ts, isn, iss
         self.version = version
         src, dst = ENDS[version]
@@ -58,9 +62,13 @@ class World:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, sndbuf)
         self.lease: Any = None
         self.lent = self.carried = 0
-        self.out, self.made = Burst(), ffi.new("uint32_t *")
+        self.out = Burst()
         self.became = ffi.new("struct lane_burst *")
-        self.ports, self.ended = ffi.new("uint32_t[]", 64), ffi.new("struct lease *[]", 64)
+        self.edges = select.epoll()
+        self.edges.register(self.host, EDGES)
+        self.writing = self.paused = self.hungry = self.hup = self.stalled = False
+        self.kept = self.flight = 0  # the most there was
+        self.loaded = self.resumed = self.parked = 0  # what was reached
         self.g_nxt = self.g_una = 0  # offsets in the guest's stream: next to send, acknowledged
         self.g_rcv = 0  # what the guest has of the host's stream, in order
         self.g_late: list[tuple[int, int]] = []
@@ -68,7 +76,9 @@ class World:
         self.edge = self.sent = self.got = 0  # window; octets given to and taken at the far end
         self.lossy = 0  # frames to the guest that are lost
         self.read_far = True
+        self.g_fin = False
         self._open(Config(keepalive=True, nodelay=True, **config))
+        self.conn.cc.cwnd = max(cwnd, self.conn.cc.cwnd)
 
     def _open(self, config: Config) -> None:
         stamp = (1000, 0) if self.ts else None
@@ -80,6 +90,7 @@ class World:
         stamp = (1001, 0) if self.ts else None
         ack = Segment(self.isn + 1 & MASK, self.iss + 1 & MASK, ACK, self.g_wnd >> SCALE, ts=stamp)
         conn.receive(ack, self.now)
+        self.edge = conn.rcv_adv - conn.rcv_nxt
         self.turn()
 
     # The guest.
@@ -91,7 +102,7 @@ class World:
             stamp = facts.pop("tsval", int(self.now * 1000) & MASK)
             opts = b"\1\1\x08\x0a" + struct.pack(">II", stamp, 0) if self.ts else b""
         said = {
-            "seq": (self.isn + 1 + at) & MASK, "ack": (self.iss + 1 + self.g_rcv) & MASK,
+            "seq": (self.isn + 1 + at) & MASK, "ack": (self.iss + 1 + self.g_rcv + self.g_fin) & MASK,
             "flags": 16, "wnd": self.g_wnd >> SCALE, "opts": opts,
             "gso_size": 1448 if n > 1448 else 0,
         } | facts  # fmt: skip
@@ -103,19 +114,32 @@ class World:
         self.g_nxt += n
         return self.segment(self.g_nxt - n, n, **facts)
 
-    def carry(self, *frames: Frame, port: int = PORT) -> tuple[int, Burst]:
+    def g_una_of(self, part: int) -> int:
+        """Return an offset of the host's stream between what is acknowledged and what arrived."""
+        una = (self.lease.snd_una if self.lease is not None else self.conn.snd_una) - self.iss - 1
+        una = min(((una + (1 << 31)) & MASK) - (1 << 31), self.g_rcv)
+        return una + max((self.g_rcv - una) * part // 256, self.g_rcv > una)
+
+    def carry(
+        self, *frames: Frame, port: int = PORT, merge: bool = True
+    ) -> tuple[int, Burst]:
         """Let frames arrive in one burst at the lane; return how many it left, and the burst."""
         burst = Burst()
         for frame in frames:
             burst.append(frame.octets, frame.vnet)
         access.parse_burst(burst)
-        access.coalesce(burst, MAC)
+        if merge:
+            access.coalesce(burst, MAC)
         left = int(lib.lane_receive(
             self.lane, burst.array, burst.count, MAC, port, self.now, self.out.array, self.became
         ))  # fmt: skip
         self.carried += self.became.taken
-        for i in range(self.became.made):
-            self._frame(self.out[i])
+        self._made(self.became.made)
+        e = self.lease
+        if e is not None:  # what is promised and what waits together fit into the buffer
+            assert e.kept_n + ((e.rcv_adv - e.rcv_nxt) & MASK) <= e.rcv_max
+            self.kept = max(self.kept, e.kept_n)
+        self._looks()
         return left, burst
 
     def receive(self, *frames: Frame) -> int:
@@ -148,7 +172,7 @@ class World:
             return
         at = (seq - self.iss - 1 + (1 << 31) & MASK) - (1 << 31)
         assert data == pattern(at, len(data)) if data else True
-        assert at + len(data) <= self.sent
+        assert at + len(data) <= self.sent + (self.conn.fin_seq >= 0)
         if self.lossy:
             self.lossy -= 1
             return
@@ -156,6 +180,7 @@ class World:
         self.g_late = sorted([*self.g_late, (at, at + len(data))])
         while self.g_late and self.g_late[0][0] <= self.g_rcv:
             self.g_rcv = max(self.g_rcv, self.g_late.pop(0)[1])
+        self.g_fin |= bool(flags & 1) and self.g_rcv == at + len(data)
 
     # The host.
 
@@ -186,47 +211,114 @@ class World:
 
     def to_host(self) -> None:
         """Do what a bridge does: what the connection has goes to the host."""
-        while self.conn.next_event() is not None:
-            pass
+        while (event := self.conn.next_event()) is not None:
+            if event is Event.WRITABLE and self.paused:
+                self.read()
+        if self.lease is not None:
+            return
         try:
-            while self.lease is None and (views := self.conn.received()):
+            while views := self.conn.received():
                 self.conn.consume(self.host.sendmsg(views[:512]))
+            self.watch(False)
         except BlockingIOError:
-            pass
+            self.watch(True)
         if self.lease is None and self.conn.eof:
             self.conn.shutdown()
 
+    def look(self) -> None:
+        """Hear of the edges of the host's socket, each of which comes once, as a bridge does."""
+        for _, mask in self.edges.poll(0):
+            self.hup = self.hup or bool(mask & select.EPOLLRDHUP)
+            if mask & select.EPOLLOUT and self.writing:
+                self.drain()
+            if self.hup:
+                self.recall()
+            self.readable()
+
+    def watch(self, writing: bool) -> None:
+        """Wait for the host's socket to take more, or stop."""
+        if writing != self.writing:
+            self.writing = writing
+            self.edges.modify(self.host, EDGES | (select.EPOLLOUT if writing else 0))
+
+    def drain(self) -> None:
+        """Give the host what it did not take before."""
+        if self.lease is None:
+            self.to_host()
+            return
+        if lib.lane_drain(self.lane, self.lease, self.now, self.out.array) > 0:
+            self._frame(self.out[0])
+        if not self.lease.full:
+            self.watch(False)
+
     def readable(self) -> None:
         """The host's socket may have something: carry or read it."""
-        if self.lease is not None:
-            got = lib.lane_send(self.lane, self.lease, self.now, self.out.array)
-            assert self.lease.held_cap <= HELD_MAX
-            if got > 0:
-                self._frame(self.out[0])
-            if not self.lease.why:
+        e = self.lease
+        if e is not None:
+            if self.stalled:
+                lib.lane_wait(self.lane, e)
+                self.parked += 1
+            if e.hungry:
+                return
+            made = lib.lane_send(self.lane, e, self.now, self.out.array, 64)
+            assert made <= 4
+            self._made(made)
+            if not e.why:
                 return
             self.recall()
-        while len(room := self.conn.writable()):
+        self.read()
+
+    def read(self) -> None:
+        """Read the host's socket without the lane."""
+        self.paused = False
+        while not self.conn.fin_queued:
+            room = self.conn.writable()
+            if not len(room):
+                self.paused = True
+                return
             try:
                 n = self.host.recv_into(room)
             except BlockingIOError:
-                n = 0
-            self.conn.commit(n)
+                n = -1
+            del room
+            self.conn.commit(max(n, 0))
             if not n:
-                break
-        del room
+                self.conn.shutdown()
+            if n <= 0:
+                return
 
     # Between.
 
+    def _made(self, count: int) -> None:
+        for i in range(count):
+            self._frame(self.out[i])
+
+    def _looks(self) -> None:
+        """Do what a lease that ended or became full asks for."""
+        for i in range(self.became.n_look):
+            assert self.became.look[i] == self.lease
+            if self.lease.why:
+                self.recall()
+                self.read()
+            else:
+                assert self.lease.full
+                self.watch(True)
+
     def offer(self) -> bool:
         """Lend the connection if that may be."""
-        if self.lease is not None or not lendable(self.conn):
+        if self.lease is not None or self.hup or not lendable(self.conn):
             return False
-        e = self.lease = ffi.new("struct lease *")
+        e = ffi.new("struct lease *")
         e.key, e.tmpl_len, e.fd, e.port = self.key, len(self.to_guest), self.host.fileno(), PORT
         ffi.memmove(e.tmpl, self.to_guest, len(self.to_guest))
         lend(self.conn, e)
+        held = in_flight(self.conn)
+        if len(held):
+            assert lib.lease_load(self.lane, e, ffi.from_buffer(held), len(held)) == 0
+            self.loaded += 1
         assert lib.lane_lend(self.lane, e) == 0
+        let_go(self.conn)
+        self.lease = e
         self.lent += 1
         return True
 
@@ -236,27 +328,50 @@ class World:
         if e is None:
             return 0
         owes, n = bool(e.owes), (e.snd_nxt - e.snd_una) & MASK
+        self.flight = max(n, self.flight)
         lib.lane_recall(self.lane, e)
-        assert n <= HELD_MAX
-        assert e.held_at + n <= e.held_cap
-        held = bytes(ffi.buffer(e.held + e.held_at, n)) if n else b""
-        assert lib.lane_deadline(self.lane) == 0
-        take_back(self.conn, e, owes, held)
-        lib.lease_free(e)
+        assert n <= e.ring_cap <= RING_MAX
+        assert bool(e.full) is bool(e.kept_n)
+        held, kept = bytearray(n), bytearray(e.kept_n)
+        lib.lease_flight(e, ffi.from_buffer(held))
+        lib.lease_kept(e, ffi.from_buffer(kept))
+        assert lib.lane_deadline(self.lane) == lib.lane_waiting(self.lane) == 0
+        take_back(self.conn, e, owes, bytes(held), bytes(kept))
+        left = lib.lane_octets(self.lane) - e.ring_cap - e.kept_cap
+        lib.lease_free(self.lane, e)
+        assert lib.lane_octets(self.lane) == left
+        self.hungry |= bool(e.hungry)
         return int(e.why)
+
+    def stall(self, stalled: bool) -> None:
+        """The guest's port takes no frames now, or takes them again."""
+        self.stalled = stalled
+        lib.lane_stall(self.lane, PORT, stalled)
+
+    def _carry_on(self) -> None:
+        """Let the lane do what is due, and what waits for its turn."""
+        at = lib.lane_deadline(self.lane)
+        if at and at <= self.now:
+            lib.lane_expire(self.lane, self.now, self.out.array, 64, self.became)
+            self._made(self.became.made)
+            self._looks()
+        if lib.lane_waiting(self.lane):
+            self.resumed += 1
+            lib.lane_resume(self.lane, self.now, self.out.array, 64, self.became)
+            assert not (self.stalled and self.became.made)
+            assert all(self.became.ports[i] == PORT for i in range(self.became.made))
+            self._made(self.became.made)
+            self._looks()
 
     def turn(self) -> None:
         """Transmit what is due, as a flush does."""
-        at = lib.lane_deadline(self.lane)
-        if at and at <= self.now:
-            n = lib.lane_expire(self.lane, self.now, self.out.array, self.ports, 64, self.made,
-                                self.ended, 64)  # fmt: skip
-            for i in range(self.made[0]):
-                assert self.ports[i] == PORT
-                self._frame(self.out[i])
-            if n:
-                assert self.ended[0] == self.lease
-                self.recall()
+        self._carry_on()
+        if self.hungry:
+            self.hungry = False
+            if self.lease is None:
+                self.read()
+            else:
+                self.readable()
         if self.lease is not None:
             return
         for _ in range(20):
@@ -288,5 +403,7 @@ class World:
     def close(self) -> None:
         """End; no lease stays."""
         self.recall()
+        self.edges.close()
         self.host.close()
         self.far.close()
+        assert lib.lane_octets(self.lane) == 0

@@ -157,7 +157,7 @@ class Driver:
             if port in self._writing:
                 self._unwatch_stalled(port, self._fds[port])
             self.stack.tcp.unblock()
-        if changed:
+        if changed or self.stack.tcp.pending:  # the lane may have given flows back
             self.flush()
         else:
             self._settle_lane()
@@ -200,7 +200,6 @@ class Driver:
 
     def _settle_lane(self) -> None:
         """After a turn of which the stack need not hear: acknowledgements may be due."""
-        self._watch_stalled()
         self._resume_lane()
         at = self.lane.deadline() if self.lane is not None else None
         if at is not None and (self._timer is None or at < self._timer_at):
@@ -236,19 +235,20 @@ class Driver:
                     break
         finally:
             self._flushing = False
-        self._watch_stalled()
         self._resume_lane()
         self._arm()
 
     def _resume_lane(self) -> None:
         """Let the lane's flows go on whose turn was over, now and in the next turn of the loop."""
         lane = self.lane
+        self._watch_stalled()
         if lane is None or not lane.waiting:
             return
         lane.resume(self.now())
+        self._watch_stalled()
         if self.stack.tcp.pending:
             self.wake_flows()
-        if lane.waiting and not self._resuming and len(self._writing) < len(self.switch.ports):
+        if lane.waiting and not self._resuming:
             self._resuming = True
             self.loop.call_soon(self._resumed)
 

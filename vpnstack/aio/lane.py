@@ -16,7 +16,7 @@ from ..core._core import ffi, lib
 from ..core.burst import CAPACITY, Burst
 from ..link.port import Port
 from ..link.switch import Switch
-from ..proto.tcp.lease import lend, lendable, take_back
+from ..proto.tcp.lease import in_flight, lend, lendable, let_go, take_back
 from ..stack.flow import Flow, FlowOwner
 from ..stack.stack import Stack
 
@@ -24,7 +24,7 @@ BUCKETS = 4096
 LEASES_MAX = 16384
 PORTS_MAX = lib.LANE_PORTS
 LEND_AFTER = 3  # data segments: what opens, asks once and closes is not worth a lease
-REASONS = ("goes_on", "unexpected", "host_full", "host_eof", "bulk", "window", "timeout")
+REASONS = ("goes_on", "unexpected", "host_full", "host_eof", "bulk", "window", "timeout", "host_dead")
 
 
 class LaneEvent(enum.Enum):
@@ -32,6 +32,7 @@ class LaneEvent(enum.Enum):
 
     ENDED = "the lease ended by itself, it was recalled"
     FULL = "the host's socket takes no more for now: say `drain` when it does"
+    DEAD = "the host's socket has told of an error; the flow was recalled"
     HUNGRY = "the flow was recalled while the host's socket had more"
 
 
@@ -105,17 +106,17 @@ class Lane:
         e.key = flow.key
         ffi.memmove(e.tmpl, flow.template, len(flow.template))
         e.tmpl_len, e.fd, e.port = len(flow.template), flow.fd, number
-        held = lend(conn, e)
+        lend(conn, e)
+        held = in_flight(conn)
         if len(held) and lib.lease_load(self._lane, e, ffi.from_buffer(held), len(held)):
-            e.snd_nxt = (e.snd_una + len(held)) & 0xFFFFFFFF
-            take_back(conn, e, False, held, b"")
+            return  # no memory
+        if lib.lane_lend(self._lane, e) < 0:
+            lib.lease_free(self._lane, e)
             return
-        if lib.lane_lend(self._lane, e) == 0:
-            flow.lease = e
-            self._flows[int(ffi.cast("uintptr_t", e))] = flow
-            self.lent += 1
-            if len(held):
-                lib.lane_wait(self._lane, e)
+        let_go(conn)
+        flow.lease = e
+        self._flows[int(ffi.cast("uintptr_t", e))] = flow
+        self.lent += 1
 
     def recall(self, flow: Flow) -> None:
         """Take a connection back."""
@@ -158,7 +159,7 @@ class Lane:
     def readable(self, flow: Flow, now: float) -> int:
         """Carry what the host's socket has; 0 where that went well, else recall the flow.
 
-        Positive: go on without the lane; negative: an errno of the socket, which it has told now.
+        Positive: go on without the lane; negative: the socket has told of an error.
         """
         if self.switch.moved != self._moved:
             self._look_for_moved()
@@ -170,13 +171,10 @@ class Lane:
             lib.lane_wait(self._lane, e)
         if e.hungry:
             return 0  # it is read when its turn has come
-        got: int = lib.lane_send(self._lane, e, now, self._out.array, CAPACITY)
-        if got > 0:
-            self._out.count = got
+        self._out.count = lib.lane_send(self._lane, e, now, self._out.array, CAPACITY)
+        if self._out.count:
             self._send(port, self._out)
-        elif got < 0:
-            return got
-        return int(e.why)
+        return -1 if e.why == lib.LEASE_HOST_DEAD else int(e.why)
 
     def writable(self, flow: Flow, now: float) -> int:
         """Give the host's socket what was kept for it.
@@ -192,11 +190,13 @@ class Lane:
 
     @property
     def waiting(self) -> bool:
-        """True while flows have more to send than fitted into their turn."""
+        """True while flows whose ports take frames have more to send."""
         return bool(lib.lane_waiting(self._lane))
 
     def resume(self, now: float) -> None:
         """Go on with the flows whose turn was over."""
+        if self.switch.moved != self._moved:
+            self._look_for_moved()
         lib.lane_resume(self._lane, now, self._out.array, CAPACITY, self._became)
         self._send_all()
         self._look()
@@ -216,10 +216,11 @@ class Lane:
             flow = self._flows.get(int(ffi.cast("uintptr_t", e)))
             if flow is None:
                 continue
-            ended = e.why != lib.LEASE_GOES_ON
-            if ended:
+            if e.why == lib.LEASE_GOES_ON:
+                event = LaneEvent.FULL
+            else:
+                event = LaneEvent.DEAD if e.why == lib.LEASE_HOST_DEAD else LaneEvent.ENDED
                 self.recall(flow)
-            event = LaneEvent.ENDED if ended else LaneEvent.FULL
             cast(Lessor, flow.owner).lane_event(flow, event)
 
     def _send(self, port: Port, burst: Burst) -> None:

@@ -10,7 +10,8 @@ from cffi import FFI
 HERE = Path("vpnstack/core")  # setuptools runs from the project's root and wants relative paths
 SOURCES = (
     "checksum.c", "parse.c", "emit.c", "segment.c", "tap.c", "framed.c", "view.c", "pack.c",
-    "gro.c", "lane.c", "udptable.c", "udplane.c", "pause.c",
+    "gro.c", "lane.c", "lanering.c", "laneguest.c", "lanehost.c", "udptable.c", "udplane.c",
+    "pause.c",
 )  # fmt: skip
 
 
@@ -37,7 +38,7 @@ ffi.set_source(
     '#include "core.h"\n',
     sources=[str(HERE / name) for name in SOURCES],
     include_dirs=[str(HERE)],
-    depends=[str(HERE / name) for name in ("frame.h", "core.h", "udplane.h")],
+    depends=[str(HERE / name) for name in ("frame.h", "core.h", "lane.h", "udplane.h")],
     extra_compile_args=[
         "-O2",
         "-std=gnu11",

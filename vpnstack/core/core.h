@@ -18,15 +18,17 @@ void frame_parse_burst(struct frame *frames, uint32_t n);
 /* gro.c: data segments of one flow that follow each other in a burst become one frame. */
 uint32_t frame_coalesce(struct frame *frames, uint32_t n, const uint8_t *mac);
 
-/* lane.c: established connections that Python lends to C as long as everything is as expected. */
+/* lane.c, lanering.c, laneguest.c and lanehost.c: established connections that Python lends to C as
+ * long as everything is as expected. */
 enum lease_why {
     LEASE_GOES_ON = 0,
     LEASE_UNEXPECTED, /* a segment that is not simply the next one */
-    LEASE_HOST_FULL,  /* the host's socket took less than there was, or is dead */
+    LEASE_HOST_FULL,  /* the host's socket is dead, or there is no memory for what it does not take */
     LEASE_HOST_EOF,
-    LEASE_BULK,       /* more than the window, or more than fits here, waits in the host's socket */
+    LEASE_BULK,       /* the congestion window has to grow, or there is no memory for a ring */
     LEASE_WINDOW,     /* the guest's window is nearly closed */
-    LEASE_TIMEOUT     /* no acknowledgement came */
+    LEASE_TIMEOUT,    /* no acknowledgement came */
+    LEASE_HOST_DEAD   /* reading the host's socket told of an error, which it does once */
 };
 
 /* Variables of the control block (RFC 9293 3.3.1) while C has them; sequence numbers as on the wire,
@@ -50,7 +52,7 @@ struct lease {
 
     uint8_t active, why, owes, flies, in_touched;
     uint8_t hungry;    /* the host has more than the windows let go */
-    uint8_t queued;    /* in the list of those whose turn was over before they were done */
+    uint8_t queued;    /* waits for its turn, or for its port */
     uint8_t full;      /* the host's socket takes no more: what the guest sends waits in `kept` */
     uint8_t run_first, run_last, run_n; /* frames of the burst under way, to be sent as one */
     uint32_t run_octets, in_burst, timed_end;
@@ -82,11 +84,12 @@ uint32_t lane_receive(struct lane *l, struct frame *frames, uint32_t n, const ui
 int lease_load(struct lane *l, struct lease *e, const void *data, uint32_t n);
 void lease_kept(const struct lease *e, void *out);
 void lease_flight(const struct lease *e, void *out);
-int lane_send(struct lane *l, struct lease *e, double now, struct frame *out, uint32_t room);
+uint32_t lane_send(struct lane *l, struct lease *e, double now, struct frame *out, uint32_t room);
 void lane_wait(struct lane *l, struct lease *e);
 void lane_resume(struct lane *l, double now, struct frame *out, uint32_t room,
                  struct lane_burst *b);
 uint32_t lane_waiting(const struct lane *l);
+uint64_t lane_octets(const struct lane *l);
 void lane_stall(struct lane *l, uint32_t port, int stalled);
 int lane_drain(struct lane *l, struct lease *e, double now, struct frame *out);
 double lane_deadline(const struct lane *l);

@@ -56,7 +56,7 @@ class Bridge:
     def bytes_out(self) -> int:
         """Octets of the guest's that the host's socket has taken."""
         lease, conn = self.flow.lease, self.flow.conn
-        took = lease.bytes_in if lease is not None else 0
+        took = lease.bytes_in - lease.kept_n if lease is not None else 0
         return int(conn.n_bytes_received - conn.rcv_queued + took)
 
     # From the stack.
@@ -115,8 +115,8 @@ class Bridge:
     # From the host.
 
     def _ready(self, mask: int) -> None:
-        if mask & HUP:
-            self._hup = True
+        if mask & HUP:  # no edge will tell of what is left: the lane would wait for one
+            self._hup, self.flow.fd = True, -1
         if mask & OUT and self._writing:
             self._drain()
         if self.flow.lease is None:
@@ -142,6 +142,8 @@ class Bridge:
             self._write_later(True)
         elif event is LaneEvent.ENDED:
             self._read()
+        elif event is LaneEvent.DEAD:
+            self._host_died()
         else:
             self._paused = True
             self._driver.loop.call_soon(self._read_on)

@@ -95,7 +95,7 @@ class Flow:
     def carry(self, now: float) -> int:
         """Carry past the stack what the socket of a lent flow has, once.
 
-        Not 0: `recall` it and go on without; negative: an errno that the socket told now.
+        Not 0: `recall` it and go on without; negative: the socket has told of an error.
         """
         lender = self._layer.lender
         return 1 if lender is None else lender.readable(self, now)

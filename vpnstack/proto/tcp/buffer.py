@@ -51,6 +51,9 @@ class SendBuffer(Protocol):
     def release(self, n: int) -> None:
         """Drop the first `n` bytes: they are acknowledged."""
 
+    def abandon(self) -> None:
+        """Drop everything; what `peek` returned stays valid."""
+
 
 class RingBuffer:
     """The `SendBuffer` of ordinary connections: a ring that grows by doubling up to `limit`."""
@@ -148,6 +151,10 @@ class RingBuffer:
             self._head = (self._head + n) % len(self._data)
         else:
             self._drained()
+
+    def abandon(self) -> None:
+        """Drop everything, the memory as well: segments under way may still look into it."""
+        self._data, self._head, self._len = _NOTHING, 0, 0
 
 
 class ReceiveQueue:

@@ -1,8 +1,9 @@
 """Lending a connection's variables to the express lane (core/lane.c), and taking them back.
 
-Only a connection about which nothing special is to be said may be lent: established, nothing in
-flight, nothing queued, no loss, no probe, no urgent data, no ECN, no pacing.  `lend` fills a
-`struct lease`; `take_back` continues from what the lane left, as if each of its segments had come
+Only a connection about which nothing special is to be said may be lent: established, nothing
+queued, no loss, no probe, no urgent data, no ECN, no pacing, and nothing in flight where the
+congestion window has to grow yet.  `lend` fills a `struct lease` and changes nothing here, `let_go`
+makes it final; `take_back` continues from what the lane left, as if each of its segments had come
 through here.
 """
 
@@ -45,9 +46,14 @@ def lendable(c: Block) -> bool:
         and c.dsack is None
         and c.undo is None
         and not c.cc.pacing_rate
-        and c.snd_wnd >= min(c.mss, c.max_snd_wnd >> 1)
+        and c.snd_wnd >= _least_window(c)
         and c.rcv_up <= c.rcv_nxt
     )
+
+
+def _least_window(c: Block) -> int:
+    """Return the window below which sending is the silly-window rules' and the probes'."""
+    return max(1, min(c.mss, c.max_snd_wnd >> 1))
 
 
 def _bulk(c: Block) -> bool:
@@ -64,25 +70,24 @@ def _bulk(c: Block) -> bool:
     )
 
 
-def lend(c: Block, e: Any) -> Buffer:
-    """Fill the lease `e` and return what is in flight, from SND.UNA on, which is the lane's now.
+def in_flight(c: Block) -> Buffer:
+    """Return what was sent and is not acknowledged: what the lease has to hold."""
+    return bytes(c.snd_buf.peek(0, c.snd_nxt - c.snd_una)) if c.sb.records else b""
 
-    The addresses and descriptors in it are the caller's to set.
-    """
-    flight = c.snd_nxt - c.snd_una
+
+def lend(c: Block, e: Any) -> None:
+    """Fill the lease `e`; the addresses, descriptors and what is in flight are the caller's."""
     e.timed_at = 0.0
-    held: Buffer = b""
-    if flight:
+    if c.sb.records:
         last = c.sb.records[-1]
         e.timed_at, e.timed_end = last.time, last.end & MASK
-        held = bytes(c.snd_buf.peek(0, flight))
     e.rcv_nxt = c.rcv_nxt & MASK
     e.rcv_adv = c.rcv_adv & MASK
     e.last_ack_sent = c.last_ack_sent & MASK
     e.rcv_buf, e.rcv_max, e.rcv_mss = c.rcv_buf, c.config.rcv_buf, c.rcv_mss
     e.snd_una, e.snd_nxt = c.snd_una & MASK, c.snd_nxt & MASK
     e.snd_wnd, e.cwnd, e.mss = c.snd_wnd, c.cc.cwnd, c.mss
-    e.wnd_min = min(c.mss, c.max_snd_wnd >> 1)
+    e.wnd_min = _least_window(c)
     e.ts_ok, e.ts_recent, e.ts_offset = c.ts_ok, c.ts_recent, c.ts_offset & MASK
     e.rcv_wscale, e.snd_wscale = c.rcv_wscale, c.snd_wscale
     e.ack_bytes, e.delack = c.ack_bytes, c.config.delayed_ack
@@ -92,14 +97,17 @@ def lend(c: Block, e: Any) -> Buffer:
     e.last_recv, e.last_data, e.last_send = c.last_recv, c.last_data, c.last_send
     e.bytes_in = e.bytes_out = e.bytes_acked = 0
     e.segs_in = e.segs_out = e.data_in = e.data_out = 0
+
+
+def let_go(c: Block) -> None:
+    """Forget what is the lane's from now on: what is in flight, and the timers."""
     c.t_ack = OFF
-    if flight:
+    if c.sb.records:
         c.sb.lend()
-        c.snd_buf.release(flight)
+        c.snd_buf.abandon()
         c.t_rtx = c.t_reo = OFF
         c.busy += c.last_send - c.busy_since
         c.busy_since = OFF
-    return held
 
 
 def take_back(c: Block, e: Any, owes: bool, held: Buffer, kept: Buffer) -> None:

@@ -9,10 +9,10 @@ from tcp_pair import Pair
 from vpnstack.core._core import ffi
 
 from vpnstack.proto.tcp import rack
-from vpnstack.proto.tcp.block import OFF, Phase, Rtx
+from vpnstack.proto.tcp.block import OFF, Event, Phase, Rtx
 from vpnstack.proto.tcp.config import Config
 from vpnstack.proto.tcp.connection import Connection
-from vpnstack.proto.tcp.lease import lend, lendable, take_back
+from vpnstack.proto.tcp.lease import in_flight, lend, lendable, let_go, take_back
 from vpnstack.proto.tcp.state import State
 
 MASK = 0xFFFFFFFF
@@ -39,6 +39,7 @@ def lent(c: Connection) -> Any:
     e = ffi.new("struct lease *")
     assert lendable(c)
     lend(c, e)
+    let_go(c)
     return e
 
 
@@ -63,7 +64,7 @@ def test_nothing_happened() -> None:
     """All is as before, but for what is only looked at while something is in flight."""
     _, c = joined()
     before = facts(c)
-    take_back(c, lent(c), False, b"")
+    take_back(c, lent(c), False, b"", b"")
     after = facts(c)
     free = {"snd_sml", "snd_up", "rcv_up", "recover", "snd_wl1", "snd_wl2", "ts_recent_at"}
     assert {n for n in before if before[n] != after[n]} <= free
@@ -102,7 +103,7 @@ def test_acknowledgement_owed(owes: bool) -> None:
     received(e, 100, 120.0)
     e.t_ack = 120.04
     nxt = c.rcv_nxt
-    take_back(c, e, owes, b"")
+    take_back(c, e, owes, b"", b"")
     assert c.rcv_nxt == nxt + 100
     assert c.t_ack == (120.04 if owes else OFF)
     assert len(c.transmit(120.03)) == (not owes)
@@ -115,7 +116,7 @@ def test_acknowledgement_of_two_segments_is_sent_at_once() -> None:
     e = lent(c)
     received(e, 2 * c.rcv_mss, 120.0)
     e.t_ack = 120.04
-    take_back(c, e, True, b"")
+    take_back(c, e, True, b"", b"")
     [ack] = c.transmit(120.0)
     assert ack.ack == c.rcv_nxt & MASK
 
@@ -132,7 +133,7 @@ def test_delayed_acknowledgement_is_lent_along() -> None:
     assert at > pair.now
     e = lent(c)
     assert (e.ack_bytes, e.t_ack, c.t_ack) == (1, at, OFF)
-    take_back(c, e, True, b"")
+    take_back(c, e, True, b"", b"")
     assert c.t_ack == at
 
 
@@ -146,7 +147,7 @@ def test_more_than_32_bits() -> None:
     for name in ("rcv_nxt", "rcv_adv", "last_ack_sent", "snd_una", "snd_nxt"):
         setattr(e, name, (getattr(e, name) + n) & MASK)
     e.bytes_in = e.bytes_out = e.bytes_acked = n
-    take_back(c, e, False, b"")
+    take_back(c, e, False, b"", b"")
     assert (c.rcv_nxt, c.snd_una, c.snd_nxt) == (nxt + n, una + n, una + n)
     assert c.rcv_adv - c.rcv_nxt == window
     assert c.last_ack_sent == c.rcv_nxt
@@ -163,7 +164,7 @@ def test_edge_that_wraps_before_the_data() -> None:
     received(e, n & MASK, 120.0)
     e.bytes_in = n
     e.rcv_adv = (e.rcv_nxt + window) & MASK
-    take_back(c, e, False, b"")
+    take_back(c, e, False, b"", b"")
     assert c.rcv_adv - c.rcv_nxt == window
     assert c.transmit(120.0)[0].wnd > 0
 
@@ -174,7 +175,7 @@ def test_flight_is_watched_from_when_it_left(sack: bool) -> None:
     _, c = joined(sack=sack)
     e = lent(c)
     sent(e, 100, 120.0)
-    take_back(c, e, False, b"h" * 100)
+    take_back(c, e, False, b"h" * 100, b"")
     assert c.rtx_mode is (Rtx.PROBE if sack else Rtx.RTO)
     pto = 2 * c.rtt.srtt + rack.MAX_ACK_DELAY
     assert c.t_rtx == pytest.approx(120.0 + min(pto if sack else OFF, c.rtt.timeout()))
@@ -188,7 +189,7 @@ def test_flight_is_acknowledged() -> None:
     pair, c = joined()
     e = lent(c)
     sent(e, 4000, pair.now)
-    take_back(c, e, False, b"h" * 4000)
+    take_back(c, e, False, b"h" * 4000, b"")
     assert c.phase is Phase.OPEN
     assert c.sb.pipe == len(c.snd_buf) == 4000
     assert not lendable(c)
@@ -212,7 +213,7 @@ def test_counters() -> None:
     sent(e, 50, 121.0)
     e.snd_una, e.bytes_acked, e.rtt = e.snd_nxt, 50, 0.5
     srtt = c.rtt.srtt
-    take_back(c, e, False, b"")
+    take_back(c, e, False, b"", b"")
     after = c.statistics(130.0)
     assert after.tcpi_bytes_received == before.tcpi_bytes_received + 100
     assert after.tcpi_bytes_sent == before.tcpi_bytes_sent + 50
@@ -233,7 +234,7 @@ def test_keepalive_counts_from_what_the_lane_saw() -> None:
     e = lent(c)
     received(e, 1, 160.0)
     e.last_ack_sent, e.ack_bytes = e.rcv_nxt, 0
-    take_back(c, e, False, b"")
+    take_back(c, e, False, b"", b"")
     assert c.transmit(175.0) == []
     assert c.t_keep == pytest.approx(220.0, abs=0.01)
     assert len(c.transmit(221.0)) == 1
@@ -245,7 +246,7 @@ def test_old_timestamp_after_the_lease() -> None:
     e = lent(c)
     e.ts_recent = (e.ts_recent + 5000) & MASK
     e.last_recv = pair.now
-    take_back(c, e, False, b"")
+    take_back(c, e, False, b"", b"")
     seg = pair.a.sent[-1][1]
     assert seg.ts is not None
     c.transmit(pair.now)
@@ -261,7 +262,7 @@ NOT = {
     "corked": lambda c: c.cork(True),
     "urgent": lambda c: setattr(c, "rcv_up", c.rcv_nxt + 1),
     "lost": lambda c: setattr(c, "phase", Phase.LOSS),
-    "window": lambda c: setattr(c, "snd_wnd", 2 * c.mss - 1),
+    "window": lambda c: setattr(c, "snd_wnd", c.mss - 1),
     "ECN": lambda c: setattr(c, "ecn", True),
     "paced": lambda c: setattr(c.cc, "pacing_rate", 1e6),
     "ended": lambda c: c.abort(),
@@ -278,4 +279,108 @@ def test_not_lendable(do: Any) -> None:
     _, c = joined()
     assert lendable(c)
     do(c)
+    assert not lendable(c)
+
+
+def in_bulk(window: int = 1 << 18, n: int = 40000) -> tuple[Pair, Connection]:
+    """Return a pair whose server has `n` octets in flight and need not grow its window."""
+    pair, c = joined()
+    c.cc.cwnd = c.snd_wnd = c.max_snd_wnd = window
+    c.send(b"f" * n)
+    while c.transmit(c.last_send):  # later, the window would begin anew
+        pass
+    assert c.snd_nxt - c.snd_una == n
+    return pair, c
+
+
+def test_flight_is_lent_and_comes_back() -> None:
+    _, c = in_bulk()
+    before = facts(c)
+    e = lent(c)
+    assert c.sb.records == []
+    assert (c.sb.pipe, len(c.snd_buf), c.t_rtx, c.busy_since) == (0, 0, OFF, OFF)
+    assert (e.timed_at, e.timed_end) == (c.last_send, c.snd_nxt & MASK)
+    e.t_rtx = e.last_send + e.pto
+    take_back(c, e, False, b"f" * 40000, b"")
+    assert (c.sb.pipe, len(c.snd_buf)) == (40000, 40000)
+    assert c.t_rtx == pytest.approx(before["t_rtx"])
+    assert c.busy_since == before["busy_since"]
+    assert c.statistics(c.last_send).tcpi_unacked > 0
+
+
+def test_lending_fails_without_a_trace() -> None:
+    """Nothing has changed until `let_go`: a lane without memory leaves the connection as it was."""
+    _, c = in_bulk()
+    before, pipe = facts(c), c.sb.pipe
+    lend(c, ffi.new("struct lease *"))
+    assert bytes(in_flight(c)) == b"f" * 40000
+    assert facts(c) == before
+    assert (c.sb.pipe, len(c.snd_buf)) == (pipe, 40000)
+
+
+def test_segments_under_way_keep_their_octets() -> None:
+    """What has just been made points into the buffer, whose memory must not be the next one's."""
+    _, c = joined()
+    c.cc.cwnd = c.snd_wnd = c.max_snd_wnd = 1 << 18
+    c.send(b"f" * 40000)
+    segments = c.transmit(c.last_send)
+    lent(c)
+    _, other = joined()
+    other.snd_buf.limit = 1 << 18
+    other.send(b"g" * 40000)
+    assert all(bytes(s.data) == b"f" * len(s.data) for s in segments)
+
+
+def test_mib_in_flight_comes_back() -> None:
+    """More than the connection's own buffer would take."""
+    _, c = joined()
+    e = lent(c)
+    sent(e, 1 << 20, 120.0)
+    blob = bytes(range(256)) * 4096
+    take_back(c, e, False, blob, b"")
+    assert len(c.snd_buf) == c.snd_nxt - c.snd_una == 1 << 20
+    assert bytes(c.snd_buf.peek(0, 1 << 20)) == blob
+
+
+def test_kept_is_read_first() -> None:
+    """What the lane took and the host did not is acknowledged, and not consumed yet."""
+    _, c = joined()
+    e = lent(c)
+    received(e, 5000, 120.0)
+    e.kept_n = 3000
+    consumed = c.drs.consumed if c.drs is not None else 0
+    take_back(c, e, False, b"", b"k" * 3000)
+    assert c.next_event() is Event.READABLE
+    assert b"".join(bytes(v) for v in c.received()) == b"k" * 3000
+    assert c.n_bytes_received == 8000
+    assert not lendable(c)
+    assert c.drs is None or c.drs.consumed == consumed + 2000
+    c.consume(3000)
+    c.transmit(120.0)
+    assert lendable(c)
+
+
+BULK_NOT = {
+    "window": lambda c: setattr(c.cc, "cwnd", (1 << 18) - 1),
+    "lost": lambda c: c.sb.mark_lost(c.sb.records[0]),
+    "SACKed": lambda c: c.sb.mark_sacked(c.sb.records[-1]),
+    "sent again": lambda c: setattr(c.sb.records[0], "rtx", True),
+    "probe": lambda c: setattr(c, "tlp_end", c.snd_nxt),
+    "F-RTO": lambda c: setattr(c, "frto", 1),
+    "unsent": lambda c: c.send(b"x"),
+}
+
+
+@pytest.mark.parametrize("do", BULK_NOT.values(), ids=BULK_NOT.keys())
+def test_flight_not_lendable(do: Any) -> None:
+    _, c = in_bulk()
+    assert lendable(c)
+    do(c)
+    assert not lendable(c)
+
+
+def test_a_window_of_nothing_is_not_lent() -> None:
+    """Even where the peer never showed more: probes are the connection's."""
+    _, c = joined()
+    c.snd_wnd, c.max_snd_wnd = 0, 1
     assert not lendable(c)
