@@ -60,10 +60,21 @@ static int frame_from_chain(struct vq *q, struct frame *f, uint64_t bytes)
     uint32_t n = q->iovcnt;
     if (bytes < (uint64_t)q->hdr_len + ETH_LEN || bytes - q->hdr_len > FRAME_LEN_MAX)
         return 0;
-    memset(&f->vnet, 0, sizeof f->vnet);
-    take(&iov, &n, &f->vnet, q->hdr_len);
     f->len = (uint32_t)(bytes - q->hdr_len);
     f->head_len = 0;
+    if (q->hdr_len == sizeof f->vnet && iov->iov_len > sizeof f->vnet) {
+        memcpy(&f->vnet, iov->iov_base, sizeof f->vnet);
+        iov->iov_base = (uint8_t *)iov->iov_base + sizeof f->vnet;
+        iov->iov_len -= sizeof f->vnet;
+        if (n == 1) {
+            f->iov[0] = *iov;
+            f->iovcnt = 1;
+            return 1;
+        }
+    } else {
+        memset(&f->vnet, 0, sizeof f->vnet);
+        take(&iov, &n, &f->vnet, q->hdr_len);
+    }
     if (n > FRAME_IOV_MAX) {
         merge(q, f, iov, n);
     } else {
@@ -129,6 +140,7 @@ uint32_t vq_tx_pop(struct vq *q, uintptr_t frames, uint32_t at, uint32_t capacit
     for (uint32_t seen = 0; at < capacity && seen < VQ_SIZE_MAX && vq_ready(q); seen++) {
         uint16_t head;
         q->iovcnt = 0;
+        vq_hint(q, 0);
         if (q->pending >= q->size || vq_walk(q, &head, 0))
             break;
         uint64_t bytes = total(q->iov, q->iovcnt);
@@ -202,6 +214,7 @@ static enum push reserve(struct vq *q, uint64_t need, uint16_t *buffers)
     *buffers = 0;
     while (q->pending < q->size && vq_ready(q)) {
         uint32_t before = q->iovcnt;
+        vq_hint(q, 1);
         if (before > VQ_IOV_MAX - VQ_CHAIN_MAX) {
             why = PUSH_DROP; /* buffers of a few bytes: no frame is worth that */
             break;

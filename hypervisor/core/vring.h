@@ -80,6 +80,7 @@ struct vq {
     uint64_t merged;
     uint8_t *arena;      /* VQ_ARENA bytes: frames of too many pieces are gathered here */
     uint32_t arena_used;
+    uint32_t region;     /* of the memory table: where the last buffer lay */
     uint32_t iovcnt;
     struct iovec iov[VQ_IOV_MAX];
 };
