@@ -140,6 +140,8 @@ void frame_emit_udp(struct frame *f, const void *tmpl, uint32_t tmpl_len, const 
  * so that a port that asks it never sends them. */
 uint32_t frame_soften(const struct frame *in, uint32_t offload, uint32_t *cursor,
                       struct frame *out, uint32_t max);
+uint32_t frame_soften_burst(const struct frame *in, uint32_t n, uint32_t offload, uint32_t *at,
+                            uint32_t *cursor, struct frame *out, uint32_t max, uint32_t *dropped);
 int frame_needs(const struct frame *frames, uint32_t n, uint32_t offload);
 
 /* tap.c: one frame a read and a write, with a virtio-net header of 12 bytes. */
