@@ -130,6 +130,20 @@ uint32_t hv_steer_pair(struct hv_steer *steer, uintptr_t frames, uint32_t index)
     return steer->pairs > 1 ? steer_of(steer, f) : 0;
 }
 
+/* Refers `out`, which has room for them all, to the frames[from .. count) that go to `pair`; returns
+ * how many there are.  Their pieces stay those of `frames`. */
+uint32_t hv_steer_select(struct hv_steer *steer, uintptr_t frames, uint32_t from, uint32_t count,
+                         uint32_t pair, uintptr_t out)
+{
+    const struct frame *f = (const struct frame *)frames;
+    struct frame *o = (struct frame *)out;
+    uint32_t made = 0;
+    for (; from < count; from++)
+        if (hv_steer_pair(steer, frames, from) == pair)
+            memcpy(&o[made++], &f[from], offsetof(struct frame, verdict));
+    return made;
+}
+
 /* Fills frames[at .. capacity) with what the driver transmitted; returns the new fill.  The
  * frames point into guest memory until vq_publish().  A chain that is no frame is given back and
  * counted.  Stops early at a full burst, an empty or a broken queue. */
@@ -156,7 +170,7 @@ uint32_t vq_tx_pop(struct vq *q, uintptr_t frames, uint32_t at, uint32_t capacit
         f[at].token = (uint64_t)pair << 16 | head;
         q->frames++;
         q->octets += f[at].len;
-        if (steer && steer->pairs > 1)
+        if (steer && steer->pairs > 1 && !steer->held)
             steer->pair[flow_hash(&f[at])] = (uint8_t)pair;
         at++;
     }

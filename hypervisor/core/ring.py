@@ -28,9 +28,24 @@ class Steering:
     def pairs(self, value: int) -> None:
         self.table.pairs = value
 
+    def hold(self, pair: int, on: bool) -> None:
+        """Let no flow move to another pair while frames for `pair` wait."""
+        bit = 1 << pair
+        self.table.held = self.table.held | bit if on else self.table.held & ~bit
+
     def pair(self, burst: Burst, index: int) -> int:
         """Return the pair on which frame `index` is to be received."""
         return int(lib.hv_steer_pair(self.table, burst.address, index))
+
+    def select(self, burst: Burst, start: int, pair: int, out: Burst) -> None:
+        """Refer `out` to frames `start` and up of `burst` that are to be received on `pair`.
+
+        `out` is as large as `burst`, which must outlive what it shows.
+        """
+        assert out.capacity >= burst.count
+        out.count = lib.hv_steer_select(
+            self.table, burst.address, start, burst.count, pair, out.address
+        )
 
 
 class Ring:

@@ -286,6 +286,8 @@ def offload_of(features: int) -> Offload:
         offload |= Offload.TSO4
     if features & Feature.NET_GUEST_TSO6:
         offload |= Offload.TSO6
+    if features & Feature.NET_GUEST_USO4 and features & Feature.NET_GUEST_USO6:
+        offload |= Offload.USO  # one bit for both, as its frames have one type for both
     return offload
 
 

@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import stat
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,10 +17,11 @@ from vhost_driver import FEATURES, FrontEnd, Guest, called
 from hypervisor.errors import UsageError
 from hypervisor.queue.layout import Feature
 from hypervisor.vhost import messages as wire
-from hypervisor.vhost.lane import BACKLOG_FRAMES
+from hypervisor.vhost.lane import BACKLOG_OCTETS
 from hypervisor.vhost.messages import Request
 from hypervisor.vhost.port import VhostUserPort, connect, listen, offload_of
 from vpnstack.core.burst import Burst
+from vpnstack.link.backlog import FRAME_COST
 from vpnstack.link.port import Listener, Offload, Port, PortClosed
 
 FRAME = bytes(range(60))
@@ -128,6 +130,9 @@ def test_offload_follows_the_driver(make: Callable[..., Made]) -> None:
     assert offload_of(Feature.NET_GUEST_TSO4) is Offload.NONE  # 5.1.3.1: needs GUEST_CSUM
     both = Feature.NET_GUEST_CSUM | Feature.NET_GUEST_TSO4 | Feature.NET_GUEST_TSO6
     assert offload_of(both) == Offload.CSUM | Offload.TSO4 | Offload.TSO6
+    one = Feature.NET_GUEST_CSUM | Feature.NET_GUEST_USO4
+    assert offload_of(one) == Offload.CSUM
+    assert offload_of(one | Feature.NET_GUEST_USO6) == Offload.CSUM | Offload.USO
 
 
 def test_frame_beyond_the_offload_goes_through_software(
@@ -175,9 +180,10 @@ def test_stall_keeps_order_and_ends_with_a_kick(make: Callable[..., Made]) -> No
 
 def test_backlog_is_bounded(make: Callable[..., Made]) -> None:
     port, _ = started(make)
-    for _ in range(BACKLOG_FRAMES // 64 + 1):
+    fits = BACKLOG_OCTETS // (len(FRAME) + FRAME_COST)
+    for _ in range(fits // 64 + 2):
         transmit(port, *[FRAME] * 64)
-    assert port.statistics().tx_dropped == 64
+    assert port.statistics().tx_dropped == 64 * (fits // 64 + 2) - fits
 
 
 def test_busy_port_stays_readable_without_kicks(make: Callable[..., Made]) -> None:
@@ -252,6 +258,54 @@ def test_two_pairs_are_served_and_steered(make: Callable[..., Made]) -> None:
     transmit(port, back)
     assert front.rings[0].used_elements() == []
     assert len(front.rings[2].used_elements()) == 1
+
+
+def flow(number: int, payload: int, way: bool) -> bytes:
+    """A TCP segment of the guest's (`way`) or to it, from and to port 1000 + `number`."""
+    ends = bytes.fromhex("0a0000010a000002" if way else "0a0000020a000001")
+    ports = (1000 + number, 80) if way else (80, 1000 + number)
+    ip = bytes.fromhex("450000280000000040060000") + ends
+    return bytes(12) + b"\x08\x00" + ip + struct.pack("!HHI", *ports, payload) + bytes(12)
+
+
+def test_flows_are_spread_and_keep_their_order_through_stalls(make: Callable[..., Made]) -> None:
+    port, front = started(make, pairs=2)
+    for number in range(16):
+        front.rings[2 * (number % 2) + 1].send(flow(number, 0, True))
+        os.eventfd_write(front.kick[2 * (number % 2) + 1], 1)
+        settle(port)
+    got: dict[int, list[bytes]] = {0: [], 2: []}
+    buffers: dict[int, dict[int, int]] = {0: {}, 2: {}}
+
+    def collect() -> None:
+        for index, ring in ((0, front.rings[0]), (2, front.rings[2])):
+            for head, size in ring.used_elements():
+                got[index].append(ring.guest.read(buffers[index][head] + 12, size - 12))
+            for _ in range(3):
+                buffer = ring.receive_buffer(100)
+                buffers[index][(ring._next - 1) % ring.size] = buffer.gpa
+            os.eventfd_write(front.kick[index], 1)
+
+    sent = [flow(number, n, False) for n in range(10) for number in range(16)]
+    for start in range(0, len(sent), 40):
+        transmit(port, *sent[start : start + 40])
+        collect()
+        settle(port)
+        assert port.stalled
+        front.rings[1].send(flow(start % 16 | 1, 0, True))  # a flow that would move
+        os.eventfd_write(front.kick[1], 1)
+        settle(port)
+    while port.stalled:
+        collect()
+        settle(port)
+    collect()
+    assert got[0] == sent[0::2]
+    assert got[2] == sent[1::2]
+    front.rings[1].send(flow(1, 0, True))  # nothing waits: now it moves
+    os.eventfd_write(front.kick[1], 1)
+    settle(port)
+    transmit(port, flow(1, 99, False))
+    assert len(front.rings[0].used_elements()) == 1
 
 
 def test_broken_queue_stops_alone(
