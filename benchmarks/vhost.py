@@ -102,7 +102,7 @@ def driver_options(size: int, way: str) -> str:
     buffers = "--total-num-mbufs=8192" if size <= 1500 else LARGE
     if way == "rx":
         return f"{buffers} --txpkts={size}"
-    return f"{buffers} --rx-offloads=0x1c" if size > 1500 else buffers
+    return f"{buffers} --rx-offloads={0x1c if size > 1500 else 0xC:#x}"
 
 
 def backend_options(size: int, way: str) -> str:

@@ -210,6 +210,16 @@ static void frame_into_chains(struct vq *q, const struct frame *f, uint16_t buff
         h.flags = 0; /* 5.1.6.4.1: no flag without GUEST_CSUM */
     if (!q->guest_ecn)
         h.gso_type &= (uint8_t)~VNET_GSO_ECN;
+    if (q->iovcnt == 1) { /* as drivers have it: a buffer for a frame */
+        uint8_t *to = q->iov[0].iov_base;
+        memcpy(to, &h, q->hdr_len);
+        to += q->hdr_len;
+        for (uint32_t i = 0; i < f->iovcnt; i++) {
+            memcpy(to, f->iov[i].iov_base, f->iov[i].iov_len);
+            to += f->iov[i].iov_len;
+        }
+        return;
+    }
     pour(&s, &h, q->hdr_len);
     for (uint32_t i = 0; i < f->iovcnt; i++)
         pour(&s, f->iov[i].iov_base, f->iov[i].iov_len);

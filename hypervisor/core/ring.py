@@ -33,6 +33,11 @@ class Steering:
         bit = 1 << pair
         self.table.held = self.table.held | bit if on else self.table.held & ~bit
 
+    @property
+    def held(self) -> bool:
+        """True while frames wait for some pair."""
+        return bool(self.table.held)
+
     def pair(self, burst: Burst, index: int) -> int:
         """Return the pair on which frame `index` is to be received."""
         return int(lib.hv_steer_pair(self.table, burst.address, index))
@@ -116,11 +121,12 @@ class Ring:
 
     def tx_pop(self, burst: Burst) -> int:
         """Append transmitted frames to `burst` until it is full; returns how many came."""
-        count = burst.count
-        burst.count = lib.vq_tx_pop(
-            self.q, burst.address, count, burst.capacity, self._steer, self.pair
+        before = burst.count
+        count: int = lib.vq_tx_pop(
+            self.q, burst.address, before, burst.capacity, self._steer, self.pair
         )
-        return burst.count - count
+        burst.count = count
+        return count - before
 
     def rx_push(self, burst: Burst, start: int = 0) -> int:
         """Copy the frames of `burst` that belong here into the driver's buffers.
