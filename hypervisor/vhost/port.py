@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 MESSAGES_A_BURST = 64  # control messages served before frames get their turn
 BUSY = 2  # a burst filled to one part in this many keeps the port polling
-LOOK = 8  # while it is polling, bursts a look at control messages and kicks
+LOOK = 8  # while it is polling, bursts a look at control messages, kicks and faults
 
 BACKLOG = 64  # connections that wait for `accept`
 PATH_MAX = 107  # unix(7): sun_path without its terminator
@@ -99,13 +99,14 @@ class VhostUserPort:
         if self._closed:
             raise PortClosed(f"{self.name}: closed")
         self._turn = (self._turn + 1) % LOOK
+        look = not (self._hot and self._turn) or self._device.steering.held
         try:
-            if not (self._hot and self._turn) or self.stalled:
+            if look:
                 for fd, _ in self._epoll.poll(0):
                     self._serve(fd)
             self._pop(burst)
-            if self._device.memory.faulted:
-                raise PeerError("the file behind guest memory was truncated")
+            if look or not self._hot:
+                self._check()
         except PeerError as exc:
             burst.clear()
             self._give_back()
@@ -182,21 +183,20 @@ class VhostUserPort:
         if len(rings) > 1:
             self._first = (self._first + 1) % len(rings)
             rings = rings[self._first :] + rings[: self._first]
+        room = capacity = burst.capacity
         for ring in rings:
-            if burst.full:
+            if not room:
                 break
             if ring.tx_pop(burst) or ring.q.pending:
                 self._lent.append(ring)
+            room = capacity - burst.count
         for ring in device.muted:
             self._discard(ring)
-        hot = burst.count * BUSY >= burst.capacity
+        hot = burst.count * BUSY >= capacity
         if not hot:
             hot = any([ring.arm() for ring in rings + device.muted])
         if hot != self._hot:
             self._set_hot(hot)
-        for ring in device.running:
-            if ring.q.error:
-                self._break(ring)
 
     def _discard(self, ring: Ring) -> None:
         """Discard what a disabled queue transmits (vhost-user, ring states)."""
@@ -215,6 +215,14 @@ class VhostUserPort:
         os.eventfd_write(self._wake, 1)
         for ring in self._device.tx:
             ring.suppress()
+
+    def _check(self) -> None:
+        """Look for rules that were broken: a queue whose driver did is silent until then."""
+        for ring in self._device.running:
+            if ring.q.error:
+                self._break(ring)
+        if self._device.memory.faulted:
+            raise PeerError("the file behind guest memory was truncated")
 
     def _break(self, ring: Ring) -> None:
         """Stop a queue whose driver broke a rule; the rest of the connection lives on."""

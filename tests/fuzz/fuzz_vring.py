@@ -1,8 +1,8 @@
 """Random rings in random memory: the C queue and its Python twin take the same chains, write the
 same bytes and break for the same reason.
 
-`TestOneInput` is an atheris target; run this file to fuzz, with a number for that many cases without
-atheris, or `fuzz(seed, count)` for a fixed run.
+`TestOneInput` is an atheris target; run this file to fuzz, with a number for that many
+cases without atheris, or `fuzz(seed, count)` for a fixed run.
 """
 
 from __future__ import annotations
