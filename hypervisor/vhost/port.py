@@ -194,7 +194,7 @@ class VhostUserPort:
             self._discard(ring)
         hot = burst.count * BUSY >= capacity
         if not hot:
-            hot = any([ring.arm() for ring in rings + device.muted])
+            hot = any(ring.arm() for ring in (*rings, *device.muted))
         if hot != self._hot:
             self._set_hot(hot)
 
