@@ -39,7 +39,7 @@ class PairPort:
 
     def fileno(self) -> int:
         """A descriptor that is readable while frames wait here or the far end drained its queue."""
-        return self._epoll.fileno()
+        return -1 if self._epoll.closed else self._epoll.fileno()
 
     def rx_burst(self, burst: Burst) -> int:
         """Take frames from the queue; see `Port`."""
