@@ -58,6 +58,7 @@ DEVICE_FEATURES = (
     | Feature.NET_HOST_ECN
     | Feature.NET_GUEST_USO4
     | Feature.NET_GUEST_USO6
+    | Feature.NET_HOST_USO
     | Feature.NET_MRG_RXBUF
     | Feature.NET_MQ
     | Feature.RING_INDIRECT_DESC

@@ -27,5 +27,6 @@ for target in fuzz_frame fuzz_send fuzz_framed fuzz_gro fuzz_udplane; do
 done
 run tests/fuzz/fuzz_vring.py "$((count / 10))"
 run -m pytest -q -p no:cacheprovider tests/unit/hypervisor/test_split.py \
-    tests/unit/hypervisor/test_vhost_port.py tests/unit/vpnstack/link/test_ports.py \
+    tests/unit/hypervisor/test_vhost_port.py tests/unit/hypervisor/test_vhost_flows.py \
+    tests/unit/vpnstack/link/test_ports.py \
     tests/unit/vpnstack/core/test_pack.py

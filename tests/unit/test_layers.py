@@ -72,7 +72,7 @@ IO_MODULES = {
 
 PURE = {"os.strerror", "mmap.mmap"}  # what those hold that does nothing of the kind (memory)
 
-# Which module may import what of another kit: the Port protocol with what all ports do, and the frame
+# Which module may import what of another kit: the Port protocol with what all ports do, the frame
 # header, and the one command in which the three kits meet.
 ACROSS = {
     "hypervisor": (

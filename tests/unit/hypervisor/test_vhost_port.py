@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import gc
 import os
-import select
 import socket
 import stat
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from vhost_driver import FEATURES, FrontEnd, Guest, called
+from vhost_driver import (
+    FEATURES,
+    FrontEnd,
+    Guest,
+    Made,
+    called,
+    receive,
+    settle,
+    started,
+    transmit,
+    wakes,
+)
 
 from hypervisor.errors import UsageError
 from hypervisor.queue.layout import Feature
@@ -33,63 +42,6 @@ def open_fds() -> int:
 
 def mappings() -> int:
     return Path("/proc/self/maps").read_text().count("memfd:guest")
-
-
-@pytest.fixture
-def guest() -> Iterator[Guest]:
-    guest = Guest()
-    yield guest
-    guest.close()
-
-
-Made = tuple[VhostUserPort, FrontEnd]
-
-
-@pytest.fixture
-def make(guest: Guest) -> Iterator[Callable[..., Made]]:
-    made: list[Made] = []
-
-    def factory(pairs: int = 1, size: int = 16) -> Made:
-        ours, theirs = socket.socketpair()
-        made.append((VhostUserPort(ours), FrontEnd(theirs, guest, pairs, size)))
-        return made[-1]
-
-    yield factory
-    for port, front in made:
-        front.close()
-        port.close()
-
-
-def wakes(port: VhostUserPort) -> bool:
-    return bool(select.select([port], [], [], 0)[0])
-
-
-def receive(port: VhostUserPort, capacity: int = 64) -> list[bytes]:
-    burst = Burst(capacity)
-    port.rx_burst(burst)
-    frames = [burst.octets(i) for i in range(burst.count)]
-    port.rx_done(burst)
-    return frames
-
-
-def transmit(port: VhostUserPort, *frames: bytes, vnet: bytes = bytes(12)) -> None:
-    burst = Burst()
-    for frame in frames:
-        burst.append(frame, vnet)
-    port.tx_burst(burst)
-
-
-def settle(port: VhostUserPort) -> None:
-    while wakes(port):
-        receive(port)
-
-
-def started(make: Callable[..., Made], **kwargs: int) -> Made:
-    port, front = make(**kwargs)
-    front.start_qemu()
-    settle(port)
-    assert port.ready
-    return port, front
 
 
 def test_is_a_port(make: Callable[..., Made]) -> None:
@@ -242,70 +194,6 @@ def test_new_memory_table_keeps_rings_running(make: Callable[..., Made]) -> None
     front.rings[1].send(FRAME[::-1])
     assert receive(port) == [FRAME[::-1]]
     assert mappings() == 2  # ours and the test's
-
-
-def test_two_pairs_are_served_and_steered(make: Callable[..., Made]) -> None:
-    port, front = started(make, pairs=2)
-    ip = bytes.fromhex("4500002800000000400600000a0000010a000002")
-    there = bytes(12) + b"\x08\x00" + ip + bytes.fromhex("1000 0050") + bytes(16)
-    back = bytes(12) + b"\x08\x00" + ip[:12] + ip[16:] + ip[12:16]
-    back += bytes.fromhex("0050 1000") + bytes(16)
-    front.rings[3].send(there)
-    os.eventfd_write(front.kick[3], 1)
-    assert receive(port) == [there]
-    for ring in (front.rings[0], front.rings[2]):
-        ring.receive_buffer(200)
-    transmit(port, back)
-    assert front.rings[0].used_elements() == []
-    assert len(front.rings[2].used_elements()) == 1
-
-
-def flow(number: int, payload: int, way: bool) -> bytes:
-    """A TCP segment of the guest's (`way`) or to it, from and to port 1000 + `number`."""
-    ends = bytes.fromhex("0a0000010a000002" if way else "0a0000020a000001")
-    ports = (1000 + number, 80) if way else (80, 1000 + number)
-    ip = bytes.fromhex("450000280000000040060000") + ends
-    return bytes(12) + b"\x08\x00" + ip + struct.pack("!HHI", *ports, payload) + bytes(12)
-
-
-def test_flows_are_spread_and_keep_their_order_through_stalls(make: Callable[..., Made]) -> None:
-    port, front = started(make, pairs=2)
-    for number in range(16):
-        front.rings[2 * (number % 2) + 1].send(flow(number, 0, True))
-        os.eventfd_write(front.kick[2 * (number % 2) + 1], 1)
-        settle(port)
-    got: dict[int, list[bytes]] = {0: [], 2: []}
-    buffers: dict[int, dict[int, int]] = {0: {}, 2: {}}
-
-    def collect() -> None:
-        for index, ring in ((0, front.rings[0]), (2, front.rings[2])):
-            for head, size in ring.used_elements():
-                got[index].append(ring.guest.read(buffers[index][head] + 12, size - 12))
-            for _ in range(3):
-                buffer = ring.receive_buffer(100)
-                buffers[index][(ring._next - 1) % ring.size] = buffer.gpa
-            os.eventfd_write(front.kick[index], 1)
-
-    sent = [flow(number, n, False) for n in range(10) for number in range(16)]
-    for start in range(0, len(sent), 40):
-        transmit(port, *sent[start : start + 40])
-        collect()
-        settle(port)
-        assert port.stalled
-        front.rings[1].send(flow(start % 16 | 1, 0, True))  # a flow that would move
-        os.eventfd_write(front.kick[1], 1)
-        settle(port)
-    while port.stalled:
-        collect()
-        settle(port)
-    collect()
-    assert got[0] == sent[0::2]
-    assert got[2] == sent[1::2]
-    front.rings[1].send(flow(1, 0, True))  # nothing waits: now it moves
-    os.eventfd_write(front.kick[1], 1)
-    settle(port)
-    transmit(port, flow(1, 99, False))
-    assert len(front.rings[0].used_elements()) == 1
 
 
 def test_broken_queue_stops_alone(
