@@ -52,9 +52,15 @@ class World:
         self.fault = queue.attach(self.memory, state)
 
     def transmit(self, capacity: int) -> tuple[object, ...]:
-        """Pop up to `capacity` frames: what came of it."""
+        """Pop up to `capacity` frames: what came of it.
+
+        Of several the octets say nothing: where a buffer lies on the used ring, the element of the
+        next frame is written into one that C only points to.
+        """
         burst = Burst(capacity)
         self.queue.tx_pop(burst)
+        if capacity > 1:
+            return tuple((burst[i].len, burst.vnet(i)) for i in range(burst.count))
         return tuple((burst.octets(i), burst.vnet(i)) for i in range(burst.count))
 
     def receive(self, frames: list[bytes], vnet: bytes) -> int:
