@@ -37,7 +37,7 @@ ffi.set_source(
     '#include "core.h"\n',
     sources=[str(HERE / name) for name in SOURCES],
     include_dirs=[str(HERE)],
-    depends=[str(HERE / name) for name in ("frame.h", "core.h", "udplane.h")],
+    depends=[str(HERE / name) for name in ("frame.h", "core.h", "udplane.h", "head.h", "ext.h")],
     extra_compile_args=[
         "-O2",
         "-std=gnu11",
