@@ -10,7 +10,7 @@ from cffi import FFI
 HERE = Path("vpnstack/core")  # setuptools runs from the project's root and wants relative paths
 SOURCES = (
     "checksum.c", "parse.c", "emit.c", "segment.c", "tap.c", "framed.c", "view.c", "pack.c",
-    "gro.c", "lane.c", "udptable.c", "udplane.c", "pause.c",
+    "gro.c", "lane.c", "spin.c", "udptable.c", "udplane.c", "pause.c",
 )  # fmt: skip
 
 

@@ -116,6 +116,9 @@ int udplane_read(struct udp_lane *l, struct udp_mapping *m, uint32_t mtu, double
 int pause_timer(void);
 int pause_start(int fd, uint32_t ns);
 
+/* spin.c */
+int spin_readable(int fd, uint32_t usec);
+
 /* view.c */
 const uint8_t *frame_payload(const struct frame *f);
 void frame_alias(const struct frame *in, struct frame *out);
