@@ -97,7 +97,7 @@ def gateway_config(
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(level=level, format="vpnstack: %(message)s", stream=sys.stderr)
     return GatewayConfig(
-        addresses=addresses or ADDRESSES, BUSY_POLL,
+        addresses=addresses or ADDRESSES,
         mtu=mtu,
         host_loopback=not no_host_loopback,
         link_local=link_local,

@@ -21,9 +21,9 @@ class GatewayConfig:
 
     `mtu` counts bytes of an IP packet; `mss` clamps TCP's segments both ways to so many bytes, 0
     for no clamp, where the path to a guest takes less and says nothing; `resolv_conf` is where the
-    host's resolvers are read from, empty for none; `busy_poll` is for how many microseconds an answer
-    is waited for actively after something was carried (`aio.busypoll`); `seed` makes addresses and
-    numbers repeatable, for tests.
+    host's resolvers are read from, empty for none; `busy_poll` is for how many microseconds an
+    answer is waited for actively after something was carried (`aio.busypoll`); `seed` makes
+    addresses and numbers repeatable, for tests.
     """
 
     addresses: tuple[str, ...] = ADDRESSES
