@@ -12,7 +12,7 @@ import click
 import uvloop
 
 from . import programs
-from .config import ADDRESSES, GatewayConfig
+from .config import ADDRESSES, BUSY_POLL, GatewayConfig
 from .errors import VpnstackError
 from .host.namespace import CommandError, Target
 from .packetdrill.command import packetdrill
@@ -77,6 +77,11 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
             "--capture", metavar="FILE", type=click.Path(dir_okay=False, writable=True),
             help="Write every frame to a pcapng file.",
         ),
+        click.option(
+            "--busy-poll", metavar="USEC", default=BUSY_POLL, show_default=True,
+            type=click.IntRange(0, 1000),
+            help="Wait actively for answers, so long at most; 0 sleeps at once.",
+        ),
         click.option("-v", "--verbose", count=True, help="Log more; -vv for everything."),
     )  # fmt: skip
     for option in reversed(options):
@@ -85,8 +90,9 @@ def common(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def gateway_config(
-    addresses: tuple[str, ...], mtu: int, no_host_loopback: bool, link_local: bool, verbose: int
-) -> GatewayConfig:
+    addresses: tuple[str, ...], mtu: int, no_host_loopback: bool, link_local: bool, busy_poll: int,
+    verbose: int,
+) -> GatewayConfig:  # fmt: skip
     """Make the frozen configuration and set the log level."""
     level = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbose, 2)]
     logging.basicConfig(level=level, format="vpnstack: %(message)s", stream=sys.stderr)
@@ -95,6 +101,7 @@ def gateway_config(
         mtu=mtu,
         host_loopback=not no_host_loopback,
         link_local=link_local,
+        busy_poll=busy_poll,
     )
 
 

@@ -12,6 +12,8 @@ HOST_V4_FROM_END = 1  # host.internal is the last usable IPv4 address ...
 MSS_MIN = 216  # what an MTU of 256 leaves; smaller segments help only attackers
 HOST_V6_INTERFACE = 0xFE  # ... and this interface identifier
 
+BUSY_POLL = 50  # microseconds, as net.core.busy_poll is usually set
+
 
 @dataclass(frozen=True, slots=True)
 class GatewayConfig:
@@ -19,8 +21,9 @@ class GatewayConfig:
 
     `mtu` counts bytes of an IP packet; `mss` clamps TCP's segments both ways to so many bytes, 0
     for no clamp, where the path to a guest takes less and says nothing; `resolv_conf` is where the
-    host's resolvers are read from, empty for none; `seed` makes addresses and numbers repeatable,
-    for tests.
+    host's resolvers are read from, empty for none; `busy_poll` is for how many microseconds an
+    answer is waited for actively after something was carried (`aio.busypoll`); `seed` makes
+    addresses and numbers repeatable, for tests.
     """
 
     addresses: tuple[str, ...] = ADDRESSES
@@ -31,6 +34,7 @@ class GatewayConfig:
     domain: str = "internal"
     resolv_conf: str = "/etc/resolv.conf"
     hosts_file: str = "/etc/hosts"
+    busy_poll: int = BUSY_POLL
     seed: int | None = None
 
     @property

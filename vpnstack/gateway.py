@@ -119,7 +119,7 @@ class Gateway:
             link_local=config.link_local,
         )
         wake = self.driver.wake
-        self.driver.open_lane(self._rng)
+        self.driver.open_lane(self._rng, config.busy_poll)
         self.tcp = TcpForwarder(self.stack, self.policy, self.driver)
         lane = self.driver.datagrams = DatagramLane(self.switch, self.stack, self._rng, wake)
         self.udp = UdpForwarder(self.stack, self.policy, self._loop, wake, lane=lane)

@@ -60,10 +60,21 @@ static int frame_from_chain(struct vq *q, struct frame *f, uint64_t bytes)
     uint32_t n = q->iovcnt;
     if (bytes < (uint64_t)q->hdr_len + ETH_LEN || bytes - q->hdr_len > FRAME_LEN_MAX)
         return 0;
-    memset(&f->vnet, 0, sizeof f->vnet);
-    take(&iov, &n, &f->vnet, q->hdr_len);
     f->len = (uint32_t)(bytes - q->hdr_len);
     f->head_len = 0;
+    if (q->hdr_len == sizeof f->vnet && iov->iov_len > sizeof f->vnet) {
+        memcpy(&f->vnet, iov->iov_base, sizeof f->vnet);
+        iov->iov_base = (uint8_t *)iov->iov_base + sizeof f->vnet;
+        iov->iov_len -= sizeof f->vnet;
+        if (n == 1) {
+            f->iov[0] = *iov;
+            f->iovcnt = 1;
+            return 1;
+        }
+    } else {
+        memset(&f->vnet, 0, sizeof f->vnet);
+        take(&iov, &n, &f->vnet, q->hdr_len);
+    }
     if (n > FRAME_IOV_MAX) {
         merge(q, f, iov, n);
     } else {
@@ -119,6 +130,20 @@ uint32_t hv_steer_pair(struct hv_steer *steer, uintptr_t frames, uint32_t index)
     return steer->pairs > 1 ? steer_of(steer, f) : 0;
 }
 
+/* Refers `out`, which has room for them all, to the frames[from .. count) that go to `pair`; returns
+ * how many there are.  Their pieces stay those of `frames`. */
+uint32_t hv_steer_select(struct hv_steer *steer, uintptr_t frames, uint32_t from, uint32_t count,
+                         uint32_t pair, uintptr_t out)
+{
+    const struct frame *f = (const struct frame *)frames;
+    struct frame *o = (struct frame *)out;
+    uint32_t made = 0;
+    for (; from < count; from++)
+        if (hv_steer_pair(steer, frames, from) == pair)
+            memcpy(&o[made++], &f[from], offsetof(struct frame, verdict));
+    return made;
+}
+
 /* Fills frames[at .. capacity) with what the driver transmitted; returns the new fill.  The
  * frames point into guest memory until vq_publish().  A chain that is no frame is given back and
  * counted.  Stops early at a full burst, an empty or a broken queue. */
@@ -129,6 +154,7 @@ uint32_t vq_tx_pop(struct vq *q, uintptr_t frames, uint32_t at, uint32_t capacit
     for (uint32_t seen = 0; at < capacity && seen < VQ_SIZE_MAX && vq_ready(q); seen++) {
         uint16_t head;
         q->iovcnt = 0;
+        vq_hint(q, 0);
         if (q->pending >= q->size || vq_walk(q, &head, 0))
             break;
         uint64_t bytes = total(q->iov, q->iovcnt);
@@ -144,7 +170,7 @@ uint32_t vq_tx_pop(struct vq *q, uintptr_t frames, uint32_t at, uint32_t capacit
         f[at].token = (uint64_t)pair << 16 | head;
         q->frames++;
         q->octets += f[at].len;
-        if (steer && steer->pairs > 1)
+        if (steer && steer->pairs > 1 && !steer->held)
             steer->pair[flow_hash(&f[at])] = (uint8_t)pair;
         at++;
     }
@@ -184,6 +210,16 @@ static void frame_into_chains(struct vq *q, const struct frame *f, uint16_t buff
         h.flags = 0; /* 5.1.6.4.1: no flag without GUEST_CSUM */
     if (!q->guest_ecn)
         h.gso_type &= (uint8_t)~VNET_GSO_ECN;
+    if (q->iovcnt == 1) { /* as drivers have it: a buffer for a frame */
+        uint8_t *to = q->iov[0].iov_base;
+        memcpy(to, &h, q->hdr_len);
+        to += q->hdr_len;
+        for (uint32_t i = 0; i < f->iovcnt; i++) {
+            memcpy(to, f->iov[i].iov_base, f->iov[i].iov_len);
+            to += f->iov[i].iov_len;
+        }
+        return;
+    }
     pour(&s, &h, q->hdr_len);
     for (uint32_t i = 0; i < f->iovcnt; i++)
         pour(&s, f->iov[i].iov_base, f->iov[i].iov_len);
@@ -202,6 +238,7 @@ static enum push reserve(struct vq *q, uint64_t need, uint16_t *buffers)
     *buffers = 0;
     while (q->pending < q->size && vq_ready(q)) {
         uint32_t before = q->iovcnt;
+        vq_hint(q, 1);
         if (before > VQ_IOV_MAX - VQ_CHAIN_MAX) {
             why = PUSH_DROP; /* buffers of a few bytes: no frame is worth that */
             break;

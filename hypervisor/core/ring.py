@@ -28,9 +28,29 @@ class Steering:
     def pairs(self, value: int) -> None:
         self.table.pairs = value
 
+    def hold(self, pair: int, on: bool) -> None:
+        """Let no flow move to another pair while frames for `pair` wait."""
+        bit = 1 << pair
+        self.table.held = self.table.held | bit if on else self.table.held & ~bit
+
+    @property
+    def held(self) -> bool:
+        """True while frames wait for some pair."""
+        return bool(self.table.held)
+
     def pair(self, burst: Burst, index: int) -> int:
         """Return the pair on which frame `index` is to be received."""
         return int(lib.hv_steer_pair(self.table, burst.address, index))
+
+    def select(self, burst: Burst, start: int, pair: int, out: Burst) -> None:
+        """Refer `out` to frames `start` and up of `burst` that are to be received on `pair`.
+
+        `out` is as large as `burst`, which must outlive what it shows.
+        """
+        assert out.capacity >= burst.count
+        out.count = lib.hv_steer_select(
+            self.table, burst.address, start, burst.count, pair, out.address
+        )
 
 
 class Ring:
@@ -101,11 +121,12 @@ class Ring:
 
     def tx_pop(self, burst: Burst) -> int:
         """Append transmitted frames to `burst` until it is full; returns how many came."""
-        count = burst.count
-        burst.count = lib.vq_tx_pop(
-            self.q, burst.address, count, burst.capacity, self._steer, self.pair
+        before = burst.count
+        count: int = lib.vq_tx_pop(
+            self.q, burst.address, before, burst.capacity, self._steer, self.pair
         )
-        return burst.count - count
+        burst.count = count
+        return count - before
 
     def rx_push(self, burst: Burst, start: int = 0) -> int:
         """Copy the frames of `burst` that belong here into the driver's buffers.

@@ -21,6 +21,8 @@
 #define DESC_INDIRECT 4
 #define AVAIL_NO_INTERRUPT 1
 #define USED_NO_NOTIFY 1
+#define HINT_DESC 12  /* chains ahead */
+#define HINT_BUFFER 6
 
 struct desc {
     uint64_t addr;
@@ -57,13 +59,17 @@ int vq_break(struct vq *q, uint32_t error, uint64_t a, uint64_t b)
     return -EPROTO;
 }
 
-/* Host address of `len` bytes at guest physical `gpa`, `*got` of them contiguous; NULL outside. */
-static uint8_t *translate(const struct hv_memory *m, uint64_t gpa, uint64_t len, uint64_t *got)
+/* Host address of `len` bytes at guest physical `gpa`, `*got` of them contiguous; NULL outside.
+ * The region of the last buffer is looked at first: a driver's buffers lie together. */
+static inline uint8_t *translate(struct vq *q, uint64_t gpa, uint64_t len, uint64_t *got)
 {
-    for (uint32_t i = 0; i < m->count; i++) {
+    const struct hv_memory *m = q->memory;
+    uint32_t i = q->region < m->count ? q->region : 0; /* regions do not overlap: any order finds it */
+    for (uint32_t n = 0; n < m->count; n++, i = i + 1 < m->count ? i + 1 : 0) {
         const struct hv_region *r = &m->region[i];
         if (gpa < r->gpa || gpa - r->gpa >= r->size)
             continue;
+        q->region = i;
         uint64_t room = r->size - (gpa - r->gpa);
         *got = len < room ? len : room;
         return (uint8_t *)(uintptr_t)(r->host + (gpa - r->gpa));
@@ -160,7 +166,7 @@ static int gather(struct vq *q, uint16_t head, uint64_t addr, uint64_t len)
 {
     uint64_t at = addr, left = len, got = 0;
     while (left) {
-        uint8_t *host = translate(q->memory, at, left, &got);
+        uint8_t *host = translate(q, at, left, &got);
         if (!host)
             return vq_break(q, VQ_BAD_ADDR, addr, len);
         if (q->iovcnt == VQ_IOV_MAX)
@@ -184,12 +190,43 @@ static const uint8_t *indirect_table(struct vq *q, uint16_t head, const struct d
         return NULL;
     }
     uint64_t got = 0;
-    const uint8_t *table = translate(q->memory, d->addr, d->len, &got);
+    const uint8_t *table = translate(q, d->addr, d->len, &got);
     if (!table || got < d->len) {
         vq_break(q, VQ_BAD_ADDR, d->addr, d->len);
         return NULL;
     }
     return table;
+}
+
+/* Brings near what the chains behind the one at last_avail need: descriptors far ahead, buffers
+ * soon.  In another core's cache, where the driver wrote them, each would be waited for alone.
+ * What is read here is a hint and believed nowhere: it is read again and checked when it is taken;
+ * the head is masked, and an address that is in no region is not followed. */
+#ifdef __x86_64__
+__attribute__((target("prfchw"))) /* a hint to own the line; processors without it ignore it */
+#endif
+void vq_hint(struct vq *q, int writable)
+{
+    uint32_t left = (uint16_t)(q->avail_idx - q->last_avail), mask = q->size - 1;
+    if (left > HINT_DESC) {
+        uint16_t head = load16(q->avail + 4 + 2 * (size_t)((q->last_avail + HINT_DESC) & mask));
+        __builtin_prefetch(q->desc + 16 * (size_t)(head & mask));
+    }
+    if (left <= HINT_BUFFER)
+        return;
+    uint16_t head = load16(q->avail + 4 + 2 * (size_t)((q->last_avail + HINT_BUFFER) & mask));
+    struct desc d = desc_read(q->desc, head & mask);
+    uint64_t got;
+    const uint8_t *host = translate(q, d.addr, d.len, &got);
+    if (!host)
+        return;
+    if (writable && !(d.flags & DESC_INDIRECT)) {
+        __builtin_prefetch(host, 1);
+        __builtin_prefetch(host + 64, 1);
+    } else {
+        __builtin_prefetch(host);
+        __builtin_prefetch(host + 64);
+    }
 }
 
 /* Reads the chain at last_avail and appends its buffers to q->iov, without taking it: the caller

@@ -80,6 +80,7 @@ struct vq {
     uint64_t merged;
     uint8_t *arena;      /* VQ_ARENA bytes: frames of too many pieces are gathered here */
     uint32_t arena_used;
+    uint32_t region;     /* of the memory table: where the last buffer lay */
     uint32_t iovcnt;
     struct iovec iov[VQ_IOV_MAX];
 };
@@ -87,6 +88,7 @@ struct vq {
 /* Which queue pair a flow lives on: the one it last transmitted on (virtio 1.2, 5.1.6.5.6). */
 struct hv_steer {
     uint32_t pairs;
+    uint32_t held; /* not 0: frames wait, and a flow that moved would overtake its own */
     uint8_t pair[256];
 };
 
@@ -114,5 +116,7 @@ uint32_t vq_rx_push(struct vq *q, uintptr_t frames, uint32_t from, uint32_t coun
                     struct hv_steer *steer, uint32_t pair);
 uint32_t hv_frames_need(uintptr_t frames, uint32_t count);
 uint32_t hv_steer_pair(struct hv_steer *steer, uintptr_t frames, uint32_t index);
+uint32_t hv_steer_select(struct hv_steer *steer, uintptr_t frames, uint32_t from, uint32_t count,
+                         uint32_t pair, uintptr_t out);
 
 #endif

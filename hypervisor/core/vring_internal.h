@@ -5,6 +5,7 @@
 #include "vring.h"
 
 int vq_break(struct vq *q, uint32_t error, uint64_t a, uint64_t b);
+void vq_hint(struct vq *q, int writable);
 int vq_walk(struct vq *q, uint16_t *head, int writable);
 void vq_used_put(struct vq *q, uint16_t head, uint32_t len);
 

@@ -54,6 +54,9 @@ class Feature(enum.IntFlag):
     RING_EVENT_IDX = 1 << 29
     VHOST_PROTOCOL_FEATURES = 1 << 30
     VERSION_1 = 1 << 32
+    NET_GUEST_USO4 = 1 << 54  # virtio 1.3, 5.1.3
+    NET_GUEST_USO6 = 1 << 55
+    NET_HOST_USO = 1 << 56
 
 
 def desc_size(size: int) -> int:

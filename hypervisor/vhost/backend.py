@@ -56,6 +56,9 @@ DEVICE_FEATURES = (
     | Feature.NET_HOST_TSO4
     | Feature.NET_HOST_TSO6
     | Feature.NET_HOST_ECN
+    | Feature.NET_GUEST_USO4
+    | Feature.NET_GUEST_USO6
+    | Feature.NET_HOST_USO
     | Feature.NET_MRG_RXBUF
     | Feature.NET_MQ
     | Feature.RING_INDIRECT_DESC

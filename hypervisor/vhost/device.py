@@ -38,6 +38,7 @@ class Device:
         self.tx: list[Ring] = []  # attached and enabled
         self.muted: list[Ring] = []  # attached and disabled: what they transmit is discarded
         self.rx: list[Lane] = []  # attached and enabled, pair 0 first and without gaps
+        self.running: list[Ring] = []  # all of these
         self.kicks: dict[int, int] = {}  # descriptor to ring
         self._epoll = epoll
         self._enabled = [False] * len(self.rings)
@@ -146,6 +147,7 @@ class Device:
             if not lane.stalled:
                 lane.ring.suppress()
         self.steering.pairs = max(1, len(self.rx))
+        self.running = [*self.tx, *self.muted, *(lane.ring for lane in self.rx)]
         for lane in self.lanes[len(self.rx) :]:
             lane.clear()
 

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 MESSAGES_A_BURST = 64  # control messages served before frames get their turn
 BUSY = 2  # a burst filled to one part in this many keeps the port polling
+LOOK = 8  # while it is polling, bursts a look at control messages, kicks and faults
 
 BACKLOG = 64  # connections that wait for `accept`
 PATH_MAX = 107  # unix(7): sun_path without its terminator
@@ -67,7 +68,8 @@ class VhostUserPort:
         self._hot = False
         self._lent: list[Ring] = []  # rings whose popped chains are with the stack
         self._out = False  # a burst that points into guest memory is with the stack
-        self._turn = 0
+        self._turn = 0  # bursts since the last look at the descriptors
+        self._first = 0  # the transmit queue that comes first
         self._dropped = 0
         self._discarded = [0, 0]  # frames and octets that disabled queues transmitted
         self._scratch = Burst()
@@ -81,7 +83,7 @@ class VhostUserPort:
     @property
     def stalled(self) -> bool:
         """True while frames wait for the driver's buffers."""
-        return any(lane.stalled for lane in self._device.rx)
+        return self._device.steering.held
 
     def fileno(self) -> int:
         """Return the epoll descriptor over the control socket, the kicks and our own wake-up."""
@@ -92,15 +94,19 @@ class VhostUserPort:
     def rx_burst(self, burst: Burst) -> int:
         """Fill `burst` with what the driver transmitted; PortClosed when the front-end is gone."""
         burst.clear()
-        self.rx_done(burst)
+        if self._lent or self._out:
+            self.rx_done(burst)
         if self._closed:
             raise PortClosed(f"{self.name}: closed")
+        self._turn = (self._turn + 1) % LOOK
+        look = not (self._hot and self._turn) or self._device.steering.held
         try:
-            for fd, _ in self._epoll.poll(0):
-                self._serve(fd)
+            if look:
+                for fd, _ in self._epoll.poll(0):
+                    self._serve(fd)
             self._pop(burst)
-            if self._device.memory.faulted:
-                raise PeerError("the file behind guest memory was truncated")
+            if look or not self._hot:
+                self._check()
         except PeerError as exc:
             burst.clear()
             self._give_back()
@@ -113,7 +119,8 @@ class VhostUserPort:
 
     def rx_done(self, burst: Burst) -> None:
         """Give the buffers of the last burst back to the driver, with one notification a queue."""
-        self._give_back()
+        if self._lent:
+            self._give_back()
         self._out = False
         if self._closed:
             self._device.release_memory()
@@ -174,20 +181,22 @@ class VhostUserPort:
         device = self._device
         rings = device.tx
         if len(rings) > 1:
-            self._turn = (self._turn + 1) % len(rings)
-            rings = rings[self._turn :] + rings[: self._turn]
+            self._first = (self._first + 1) % len(rings)
+            rings = rings[self._first :] + rings[: self._first]
+        room = capacity = burst.capacity
         for ring in rings:
-            if burst.full:
+            if not room:
                 break
             if ring.tx_pop(burst) or ring.q.pending:
                 self._lent.append(ring)
+            room = capacity - burst.count
         for ring in device.muted:
             self._discard(ring)
-        hot = burst.count * BUSY >= burst.capacity
+        hot = burst.count * BUSY >= capacity
         if not hot:
             hot = any(ring.arm() for ring in (*rings, *device.muted))
-        self._set_hot(hot)
-        self._check([*rings, *device.muted, *(lane.ring for lane in device.rx)])
+        if hot != self._hot:
+            self._set_hot(hot)
 
     def _discard(self, ring: Ring) -> None:
         """Discard what a disabled queue transmits (vhost-user, ring states)."""
@@ -199,8 +208,6 @@ class VhostUserPort:
         ring.publish()
 
     def _set_hot(self, hot: bool) -> None:
-        if hot == self._hot:
-            return
         self._hot = hot
         if not hot:
             os.eventfd_read(self._wake)
@@ -209,10 +216,13 @@ class VhostUserPort:
         for ring in self._device.tx:
             ring.suppress()
 
-    def _check(self, rings: list[Ring]) -> None:
-        for ring in rings:
+    def _check(self) -> None:
+        """Look for rules that were broken: a queue whose driver did is silent until then."""
+        for ring in self._device.running:
             if ring.q.error:
                 self._break(ring)
+        if self._device.memory.faulted:
+            raise PeerError("the file behind guest memory was truncated")
 
     def _break(self, ring: Ring) -> None:
         """Stop a queue whose driver broke a rule; the rest of the connection lives on."""
@@ -286,6 +296,8 @@ def offload_of(features: int) -> Offload:
         offload |= Offload.TSO4
     if features & Feature.NET_GUEST_TSO6:
         offload |= Offload.TSO6
+    if features & Feature.NET_GUEST_USO4 and features & Feature.NET_GUEST_USO6:
+        offload |= Offload.USO  # one bit for both, as its frames have one type for both
     return offload
 
 

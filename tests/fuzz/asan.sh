@@ -1,7 +1,7 @@
 #!/bin/sh
-# Builds the C core with the address and undefined-behaviour sanitizers in a throwaway copy and
-# runs the fuzzers of parsing, sending, the framed stream and the express lane on it:
-# asan.sh [COUNT] [PYTHON].
+# Builds the C cores with the address and undefined-behaviour sanitizers in a throwaway copy and
+# runs the fuzzers of parsing, sending, the framed stream, the express lanes and virtqueues on it,
+# then the tests of packing, backlogs and the vhost-user port: asan.sh [COUNT] [PYTHON].
 # Each piece of a frame lies in its own allocation, so one byte too many is found.
 set -eu
 count=${1:-200000}
@@ -12,11 +12,21 @@ trap 'rm -rf "$copy"' EXIT
 cp -r "$root/vpnstack" "$root/hypervisor" "$root/dataflow" "$root/setup.py" "$root/setup.cfg" \
     "$root/pyproject.toml" "$root/README.md" "$root/LICENSE" "$root/tests" "$copy"
 cd "$copy"
-rm -f vpnstack/core/_core*.so
+rm -f vpnstack/core/_core*.so hypervisor/core/_core*.so
 CFLAGS="-g -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
     "$python" setup.py -q build_ext --inplace
-for target in fuzz_frame fuzz_send fuzz_framed fuzz_gro fuzz_udplane fuzz_lane; do
+run() {
     LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
-        ASAN_OPTIONS=detect_leaks=0 PYTHONMALLOC=malloc PYTHONPATH="$copy" \
-        "$python" "tests/fuzz/$target.py" "$count"
+        ASAN_OPTIONS=detect_leaks=0:handle_sigbus=0 PYTHONMALLOC=malloc PYTHONPATH="$copy" \
+        "$python" "$@"
+}
+run -c "import hypervisor.core._core as h, vpnstack.core._core as v
+assert all(m.__file__.startswith('$copy') for m in (h, v)), 'another build is in the way'"
+for target in fuzz_frame fuzz_send fuzz_framed fuzz_gro fuzz_udplane fuzz_lane; do
+    run "tests/fuzz/$target.py" "$count"
 done
+run tests/fuzz/fuzz_vring.py "$((count / 10))"
+run -m pytest -q -p no:cacheprovider tests/unit/hypervisor/test_split.py \
+    tests/unit/hypervisor/test_vhost_port.py tests/unit/hypervisor/test_vhost_flows.py \
+    tests/unit/vpnstack/link/test_ports.py \
+    tests/unit/vpnstack/core/test_pack.py

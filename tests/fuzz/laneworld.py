@@ -120,9 +120,7 @@ class World:
         una = min(((una + (1 << 31)) & MASK) - (1 << 31), self.g_rcv)
         return una + max((self.g_rcv - una) * part // 256, self.g_rcv > una)
 
-    def carry(
-        self, *frames: Frame, port: int = PORT, merge: bool = True
-    ) -> tuple[int, Burst]:
+    def carry(self, *frames: Frame, port: int = PORT, merge: bool = True) -> tuple[int, Burst]:
         """Let frames arrive in one burst at the lane; return how many it left, and the burst."""
         burst = Burst()
         for frame in frames:

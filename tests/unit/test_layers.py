@@ -72,10 +72,15 @@ IO_MODULES = {
 
 PURE = {"os.strerror", "mmap.mmap"}  # what those hold that does nothing of the kind (memory)
 
-# Which module may import what of another kit: the Port protocol and the frame header, and the one
-# command in which the three kits meet.
+# Which module may import what of another kit: the Port protocol with what all ports do, the frame
+# header, and the one command in which the three kits meet.
 ACROSS = {
-    "hypervisor": ("vpnstack.link.port", "vpnstack.link.soft", "vpnstack.core.burst"),
+    "hypervisor": (
+        "vpnstack.link.port",
+        "vpnstack.link.soft",
+        "vpnstack.link.backlog",
+        "vpnstack.core.burst",
+    ),
     "hypervisor.cli": ("vpnstack", "dataflow"),
 }
 

@@ -17,6 +17,7 @@ from ..core.burst import Burst
 from ..link.port import Listener, Notifying, Port, PortClosed
 from ..link.switch import Switch
 from ..stack.stack import Stack
+from .busypoll import BusyPoll
 from .lane import Lane
 from .pause import Pause
 from .poller import Poller
@@ -47,6 +48,7 @@ class Driver:
         self._resuming = self._closed_down = False
         self.datagrams: DatagramLane | None = None
         self._pause = Pause(loop)
+        self._busy_poll = BusyPoll(0)
         self._poller: Poller | None = None
 
     @property
@@ -56,12 +58,17 @@ class Driver:
             self._poller = Poller(self.loop, self._turned)
         return self._poller
 
-    def open_lane(self, rng: random.Random) -> Lane:
-        """Let flows of bridges be lent to an express lane (`Flow.fd`)."""
+    def open_lane(self, rng: random.Random, busy_poll: int = 0) -> Lane:
+        """Let flows of bridges be lent to an express lane (`Flow.fd`).
+
+        After it carried something, wait actively for more, for `busy_poll` microseconds.
+        """
         self.lane = self.stack.tcp.lender = Lane(self.stack, self.switch, rng)
-        self.poller  # noqa: B018  its descriptor is there from the start
-        for port in self._closed:
+        self._busy_poll = BusyPoll(busy_poll)
+        self._busy_poll.add(self.poller.fileno())
+        for port, fd in self._fds.items():
             self.lane.attach(port)
+            self._busy_poll.add(fd)
         return self.lane
 
     def now(self) -> float:
@@ -77,6 +84,7 @@ class Driver:
         fd = self._fds[port] = port.fileno()
         if fd >= 0:
             self.loop.add_reader(fd, self._readable, port)
+            self._busy_poll.add(fd)
         if isinstance(port, Notifying):
             port.notify(partial(self._readable, port))
         self.wake()
@@ -89,6 +97,7 @@ class Driver:
         fd = self._fds.pop(port)
         if fd >= 0:
             self.loop.remove_reader(fd)
+            self._busy_poll.remove(fd)
         if port in self._writing:
             self._unwatch_stalled(port, fd)
         if self.lane is not None:
@@ -204,6 +213,7 @@ class Driver:
         at = self.lane.deadline() if self.lane is not None else None
         if at is not None and (self._timer is None or at < self._timer_at):
             self._set_timer(at)
+        self._busy_poll.wait()
 
     def _run_owners(self, now: float) -> None:
         next_event = self.stack.next_event
@@ -316,6 +326,7 @@ class Driver:
             self._timer.cancel()
             self._timer = None
         self._closed_down = True
+        self._busy_poll.close()
         if self._poller is not None:
             self._poller.close()
         self._flushing = True  # nothing is sent any more

@@ -41,6 +41,10 @@ class Poller:
     def __len__(self) -> int:
         return len(self._ready)
 
+    def fileno(self) -> int:
+        """Return a descriptor that is readable when a socket is ready."""
+        return self._epoll.fileno()
+
     def watch(self, fd: int, ready: Ready, *, writing: bool = False) -> None:
         """Watch a descriptor, or change how; with `writing` also for room to write."""
         mask = _BOTH if writing else _READ

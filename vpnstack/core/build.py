@@ -11,7 +11,7 @@ HERE = Path("vpnstack/core")  # setuptools runs from the project's root and want
 SOURCES = (
     "checksum.c", "parse.c", "emit.c", "segment.c", "tap.c", "framed.c", "view.c", "pack.c",
     "gro.c", "lane.c", "lanering.c", "laneguest.c", "lanehost.c", "udptable.c", "udplane.c",
-    "pause.c",
+    "pause.c", "spin.c",
 )  # fmt: skip
 
 
@@ -38,7 +38,9 @@ ffi.set_source(
     '#include "core.h"\n',
     sources=[str(HERE / name) for name in SOURCES],
     include_dirs=[str(HERE)],
-    depends=[str(HERE / name) for name in ("frame.h", "core.h", "lane.h", "udplane.h")],
+    depends=[
+        str(HERE / name) for name in ("frame.h", "core.h", "lane.h", "udplane.h", "head.h", "ext.h")
+    ],
     extra_compile_args=[
         "-O2",
         "-std=gnu11",

@@ -143,6 +143,9 @@ int udplane_read(struct udp_lane *l, struct udp_mapping *m, uint32_t mtu, double
 int pause_timer(void);
 int pause_start(int fd, uint32_t ns);
 
+/* spin.c */
+int spin_readable(int fd, uint32_t usec);
+
 /* view.c */
 const uint8_t *frame_payload(const struct frame *f);
 void frame_alias(const struct frame *in, struct frame *out);
@@ -151,6 +154,9 @@ void frame_alias(const struct frame *in, struct frame *out);
 uint64_t frame_pack(const struct frame *frames, uint32_t n, void *out, uint64_t cap,
                     uint32_t *packed);
 uint32_t frame_unpack(struct frame *frames, uint32_t max, void *buf, uint64_t end, uint64_t *at);
+uint32_t frame_fit(const struct frame *frames, uint32_t n, uint32_t cost, uint64_t *budget,
+                   uint64_t *bytes);
+uint64_t frame_skip(const void *buf, uint64_t end, uint64_t *at, uint32_t n, uint32_t *skipped);
 
 /* emit.c: headers from a flow's template (Ethernet, IP and the ports), payload by reference. */
 void frame_emit_tcp(struct frame *f, const void *tmpl, uint32_t tmpl_len, uint32_t seq,
@@ -167,6 +173,8 @@ void frame_emit_udp(struct frame *f, const void *tmpl, uint32_t tmpl_len, const 
  * so that a port that asks it never sends them. */
 uint32_t frame_soften(const struct frame *in, uint32_t offload, uint32_t *cursor,
                       struct frame *out, uint32_t max);
+uint32_t frame_soften_burst(const struct frame *in, uint32_t n, uint32_t offload, uint32_t *at,
+                            uint32_t *cursor, struct frame *out, uint32_t max, uint32_t *dropped);
 int frame_needs(const struct frame *frames, uint32_t n, uint32_t offload);
 
 /* tap.c: one frame a read and a write, with a virtio-net header of 12 bytes. */
@@ -179,5 +187,7 @@ int tap_tx_burst(int fd, const struct frame *frames, uint32_t n, uint32_t *dropp
 int framed_rx_burst(int fd, struct frame *frames, uint32_t max, void *buf, uint32_t cap,
                     uint32_t *start, uint32_t *end);
 int64_t framed_tx_burst(int fd, const struct frame *frames, uint32_t n);
+uint64_t framed_rest(const struct frame *frames, uint32_t n, uint64_t sent, void *out, uint64_t room,
+                     uint64_t cap, uint64_t *tally);
 
 #endif

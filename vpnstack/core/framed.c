@@ -90,3 +90,36 @@ int64_t framed_tx_burst(int fd, const struct frame *frames, uint32_t n)
         return errno == EAGAIN || errno == EINTR ? 0 : -errno;
     return sent;
 }
+
+/* Copies what stands of the stream behind its first `sent` bytes: the rest of a frame that was
+ * begun, and whole frames that end within `room`.  `cap` is what out has.  Returns the bytes
+ * written; tally counts frames sent or kept, their octets, and frames left out. */
+uint64_t framed_rest(const struct frame *frames, uint32_t n, uint64_t sent, void *out, uint64_t room,
+                     uint64_t cap, uint64_t *tally)
+{
+    uint8_t *p = out;
+    uint64_t at = 0;
+
+    for (uint32_t i = 0; i < n; i++) {
+        const struct frame *f = frames + i;
+        uint32_t len = f->len;
+        uint64_t size = (uint64_t)len + 4;
+        if (sent < size) {
+            uint64_t need = size - sent;
+            if (need > cap - at || (!sent && (at > room || need > room - at))) {
+                tally[2]++;
+                continue;
+            }
+            uint8_t length[4] = {len >> 24, len >> 16, len >> 8, len};
+            uint64_t front = sent < 4 ? 4 - sent : 0;
+            memcpy(p + at, length + (4 - front), front);
+            at += front;
+            uint32_t from = sent > 4 ? (uint32_t)(sent - 4) : 0;
+            at += frame_copy(f, from, p + at, len - from);
+        }
+        sent = sent > size ? sent - size : 0;
+        tally[0]++;
+        tally[1] += len;
+    }
+    return at;
+}

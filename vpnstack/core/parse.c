@@ -1,27 +1,18 @@
 /* Parsing of received frames: Ethernet, 802.1Q, ARP, IPv4, IPv6 with its extension headers, TCP,
  * UDP, ICMP.  Everything is read from f->head, a private copy: the frame itself may lie in memory
  * that a guest writes to at any moment.  Only checksums of payloads read the frame again. */
-#include "core.h"
+#include "ext.h"
+#include "head.h"
 
 #define SEGMENTS_MAX 1024 /* a guest's gso_size of 1 must not cost us 65,000 frames */
-#define EXT_MAX 8 /* extension headers a packet may carry before we call it an attack */
-
-static uint16_t be16(const uint8_t *p) { return (uint16_t)(p[0] << 8 | p[1]); }
-static uint32_t be32(const uint8_t *p) { return (uint32_t)be16(p) << 16 | be16(p + 2); }
 
 uint32_t frame_read(const struct frame *f, uint32_t off, void *dst, uint32_t n)
 {
     return frame_copy(f, off, dst, n);
 }
 
-/* True when bytes [off, off + n) of the frame are in the private copy. */
-static int have(const struct frame *f, uint32_t off, uint32_t n)
-{
-    return off <= f->head_len && n <= (uint32_t)f->head_len - off;
-}
-
 /* virtio 1.2, 5.1.6.3.2: offload fields come from the peer and are believed only inside the frame. */
-static int vnet_ok(const struct frame *f)
+static int vnet_ok(struct frame *f)
 {
     const struct vnet_hdr *h = &f->vnet;
     uint8_t gso = h->gso_type & (uint8_t)~VNET_GSO_ECN;
@@ -30,6 +21,7 @@ static int vnet_ok(const struct frame *f)
         uint32_t at = (uint32_t)h->csum_start + h->csum_offset;
         if (at > f->len || f->len - at < 2)
             return 0;
+        have(f, at, 2); /* a tunnel's inner checksum is completed in the copy (segment.c) */
     }
     if (gso == VNET_GSO_NONE)
         return h->gso_type == VNET_GSO_NONE; /* ECN alone means nothing */
@@ -191,6 +183,18 @@ static int ipv4_addrs_ok(const uint8_t *src, const uint8_t *dst)
     return src[0] != 0 || be32(src) == 0;
 }
 
+/* RFC 791 3.1: the header with its checksum sums to all ones; nearly always it has 20 bytes. */
+static int ipv4_csum_ok(const uint8_t *p, uint32_t ihl)
+{
+    uint32_t w[5];
+
+    if (ihl != sizeof w)
+        return csum_partial(p, ihl, 0) == 0xffff;
+    memcpy(w, p, sizeof w);
+    uint64_t sum = (uint64_t)w[0] + w[1] + w[2] + w[3] + w[4];
+    return sum && sum % 0xffff == 0; /* modulo 65,535 a word is worth the sum of its halves */
+}
+
 static enum frame_verdict parse_ipv4(struct frame *f)
 {
     const uint8_t *p = f->head + f->l3;
@@ -202,7 +206,7 @@ static enum frame_verdict parse_ipv4(struct frame *f)
     if (p[0] >> 4 != 4 || ihl < 20 || total < ihl || total > f->len - f->l3 || !have(f, f->l3, ihl))
         return FRAME_BAD_IP;
     f->ip_version = 4;
-    if (csum_partial(p, ihl, 0) != 0xffff)
+    if (!ipv4_csum_ok(p, ihl))
         return FRAME_BAD_IP_CSUM;
     f->tos = p[1];
     f->ip_len = total;
@@ -225,66 +229,6 @@ static enum frame_verdict parse_ipv4(struct frame *f)
         return FRAME_OK;
     }
     return parse_l4(f, f->l3 + ihl, f->l3 + total);
-}
-
-static enum frame_verdict param_problem(struct frame *f, uint8_t code, uint32_t off)
-{
-    /* RFC 4443 2.4 (e): a multicast packet is answered for an unknown option only. */
-    f->param_code = f->dst[0] == 0xff && code != 2 ? 0xff : code;
-    f->param_ptr = off - f->l3;
-    return FRAME_BAD_EXT;
-}
-
-/* RFC 8200 4.2: options of a hop-by-hop or destination header, unknown ones by their two high bits. */
-static enum frame_verdict ext_options(struct frame *f, uint32_t off, uint32_t end)
-{
-    while (off < end) {
-        uint8_t type = f->head[off];
-        if (type == 0) {
-            off++;
-            continue;
-        }
-        if (end - off < 2 || f->head[off + 1] > end - off - 2)
-            return param_problem(f, 0, off);
-        if (type != 1 && type != 5) { /* neither PadN nor Router Alert */
-            uint8_t action = type >> 6;
-            int multicast = f->dst[0] == 0xff;
-            if (action == 1 || (action == 3 && multicast))
-                return FRAME_BAD_EXT;
-            if (action >= 2)
-                return param_problem(f, 2, off);
-        }
-        off += 2u + f->head[off + 1];
-    }
-    return FRAME_OK;
-}
-
-/* One extension header at *off; moves *off behind it.  *next names it and then what follows. */
-static enum frame_verdict ext_header(struct frame *f, uint32_t *off, uint32_t end, uint8_t *next)
-{
-    const uint8_t *p = f->head + *off;
-
-    if (end - *off < 8 || !have(f, *off, 8))
-        return FRAME_BAD_EXT;
-    uint32_t len = *next == 44 ? 8 : (uint32_t)(p[1] + 1) * 8;
-    if (len > end - *off || !have(f, *off, len))
-        return FRAME_BAD_EXT;
-    if (*next == 43 && p[3] != 0) /* RFC 8200 4.4 and RFC 5095: segments left, type unknown */
-        return param_problem(f, 0, *off + 2);
-    if (*next == 44) {
-        f->frag_off = be16(p + 2) & 0xfff8;
-        f->frag_more = p[3] & 1;
-        f->ip_id = be32(p + 4);
-        f->is_frag = f->frag_off || f->frag_more; /* RFC 6946: an atomic fragment is whole */
-    }
-    if (*next == 0 || *next == 60) {
-        enum frame_verdict v = ext_options(f, *off + 2, *off + len);
-        if (v != FRAME_OK)
-            return v;
-    }
-    *next = p[0];
-    *off += len;
-    return FRAME_OK;
 }
 
 /* RFC 4291 2.5, 2.7: no multicast source, no loopback, no IPv4-mapped address on a wire. */
@@ -377,18 +321,36 @@ static enum frame_verdict parse(struct frame *f)
     return v;
 }
 
+/* Clears what parsing fills, but the SACK blocks, which sack_n counts: as vectors, because for a
+ * size like this compilers choose string instructions, which take longer to start than this takes. */
+static void clear(struct frame *f)
+{
+    typedef uint64_t pair __attribute__((vector_size(16), aligned(8), may_alias));
+    const size_t from = offsetof(struct frame, verdict), to = offsetof(struct frame, sack);
+    pair *p = (pair *)(void *)((uint8_t *)f + from);
+
+    _Static_assert(offsetof(struct frame, verdict) % 8 == 0, "aligned as the vectors are");
+    _Static_assert(offsetof(struct frame, sack) - offsetof(struct frame, verdict) == 6 * 16 + 8,
+                   "six vectors and a half");
+    p[0] = p[1] = p[2] = p[3] = p[4] = p[5] = (pair){0, 0}; /* a loop would become one again */
+    memset((uint8_t *)f + to - 8, 0, 8);
+    f->vlan = 0xffff;
+    f->param_code = 0xff;
+}
+
+#define AHEAD 3 /* frames: about what a miss takes */
+
 void frame_parse_burst(struct frame *frames, uint32_t n)
 {
-    const size_t from = offsetof(struct frame, verdict), to = offsetof(struct frame, head);
-
+    for (uint32_t i = 0; i < n && i < AHEAD; i++)
+        head_hint(frames + i);
     for (uint32_t i = 0; i < n; i++) {
         struct frame *f = frames + i;
-        memset((uint8_t *)f + from, 0, to - from);
-        f->vlan = 0xffff;
-        f->param_code = 0xff;
+        if (n - i > AHEAD)
+            head_hint(f + AHEAD);
+        clear(f);
         if (!(f->iovcnt && f->iov[0].iov_base == f->head)) /* else it was built here */
-            f->head_len = f->iovcnt > FRAME_IOV_MAX ? 0 :
-                (uint16_t)frame_copy(f, 0, f->head, f->len < FRAME_HEAD_MAX ? f->len : FRAME_HEAD_MAX);
+            head_take(f);
         f->verdict = (uint16_t)parse(f);
     }
 }

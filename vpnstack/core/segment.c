@@ -214,3 +214,19 @@ uint32_t frame_soften(const struct frame *in, uint32_t offload, uint32_t *cursor
     *cursor = off < in->data_len ? off : 0;
     return made;
 }
+
+/* Softens frames[*at .. n) into out until it is full; *at and *cursor, 0 at first, say where to go
+ * on.  Frames that cannot be sent are added to *dropped.  Returns how many of out it filled. */
+uint32_t frame_soften_burst(const struct frame *in, uint32_t n, uint32_t offload, uint32_t *at,
+                            uint32_t *cursor, struct frame *out, uint32_t max, uint32_t *dropped)
+{
+    uint32_t count = 0;
+
+    while (*at < n && count < max) {
+        uint32_t made = frame_soften(in + *at, offload, cursor, out + count, max - count);
+        count += made;
+        *dropped += !made;
+        *at += *cursor == 0;
+    }
+    return count;
+}

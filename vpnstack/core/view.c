@@ -19,7 +19,7 @@ const uint8_t *frame_payload(const struct frame *f)
 void frame_alias(const struct frame *in, struct frame *out)
 {
     memcpy(out, in, offsetof(struct frame, head));
-    memcpy(out->head, in->head, FRAME_HEAD_MAX);
+    memcpy(out->head, in->head, in->head_len);
     if (in->iovcnt && in->iov[0].iov_base == in->head)
         out->iov[0].iov_base = out->head;
 }

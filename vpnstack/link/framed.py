@@ -19,6 +19,7 @@ from .soft import Softener
 
 BUFFER = 1 << 18  # holds at least two frames of the largest size
 BACKLOG_OCTETS = 4 << 20
+FRAME_MAX = 65593  # FRAME_LEN_MAX and its length
 
 
 class FramedPort:
@@ -36,7 +37,7 @@ class FramedPort:
         self._backlog = bytearray()
         self._soften = Softener()
         self._rx = [0, 0]
-        self._tx = [0, 0, 0]
+        self._tx = ffi.new("uint64_t[3]")  # frames, octets, dropped; C adds to them
 
     @property
     def stalled(self) -> bool:
@@ -79,17 +80,16 @@ class FramedPort:
 
     def _account(self, burst: Burst, sent: int) -> None:
         """Put what stands behind the first `sent` bytes of `burst` into the backlog."""
-        for i in range(burst.count):
-            size = burst[i].len + 4
-            if sent < size and (sent or len(self._backlog) + size <= BACKLOG_OCTETS):
-                framed = burst[i].len.to_bytes(4, "big") + burst.octets(i)
-                self._backlog += framed[sent:]
-            elif sent < size:
-                self._tx[2] += 1
-                continue
-            sent = max(0, sent - size)
-            self._tx[0] += 1
-            self._tx[1] += size - 4
+        rest = burst.octets_len() + 4 * burst.count - sent
+        have = len(self._backlog)
+        room = max(0, BACKLOG_OCTETS - have)
+        size = min(rest, max(room, FRAME_MAX))  # a frame that was begun is kept, full or not
+        self._backlog += bytes(size)
+        with ffi.from_buffer("uint8_t[]", self._backlog) as base:
+            kept = lib.framed_rest(
+                burst.array, burst.count, sent, base + have, room, size, self._tx
+            )
+        del self._backlog[have + kept :]
 
     def flush(self) -> None:
         """Send from the backlog what the socket takes."""
@@ -111,9 +111,9 @@ class FramedPort:
         return PortStatistics(
             rx_frames=self._rx[0],
             rx_octets=self._rx[1],
-            tx_frames=self._tx[0],
-            tx_octets=self._tx[1],
-            tx_dropped=self._tx[2] + self._soften.dropped,
+            tx_frames=int(self._tx[0]),
+            tx_octets=int(self._tx[1]),
+            tx_dropped=int(self._tx[2]) + self._soften.dropped,
         )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections import deque
+import select
 
 from ..core.burst import Burst
-from .backlog import FRAME_COST
+from .backlog import Backlog
 from .port import Offload, PortClosed, PortStatistics
+from .soft import Softener
 
 QUEUE_OCTETS = 4 << 20
 
@@ -21,20 +22,24 @@ class PairPort:
         self.name = name
         self.mtu = mtu
         self._peer: PairPort | None = None
-        self._queue: deque[tuple[bytes, bytes]] = deque()
-        self._octets = 0
+        self._queue = Backlog(2 * QUEUE_OCTETS)
+        self._soften = Softener()
         self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # An eventfd is always writable, and a driver that waits to flush a stalled port would be
+        # woken without end; an epoll descriptor is never writable.
+        self._epoll = select.epoll()
+        self._epoll.register(self._event, select.EPOLLIN)
         self._rx = [0, 0]
         self._tx = [0, 0, 0]
 
     @property
     def stalled(self) -> bool:
         """True while the other end's queue is full."""
-        return self._peer is not None and self._peer._octets >= QUEUE_OCTETS
+        return self._peer is not None and self._peer._queue.octets >= QUEUE_OCTETS
 
     def fileno(self) -> int:
-        """An eventfd, readable while frames wait here or the far end drained its queue."""
-        return self._event
+        """A descriptor that is readable while frames wait here or the far end drained its queue."""
+        return -1 if self._epoll.closed else self._epoll.fileno()
 
     def rx_burst(self, burst: Burst) -> int:
         """Take frames from the queue; see `Port`."""
@@ -45,20 +50,17 @@ class PairPort:
         except BlockingIOError:
             pass
         burst.clear()
-        was_full = self._octets >= QUEUE_OCTETS
-        while self._queue and not burst.full:
-            vnet, octets = self._queue.popleft()
-            self._octets -= len(octets) + FRAME_COST
-            self._rx[1] += len(octets)
-            burst.append(octets, vnet)
+        was_full = self._queue.octets >= QUEUE_OCTETS
+        self._queue.take(burst)
         self._rx[0] += burst.count
+        self._rx[1] += burst.octets_len()
         if self._queue:
             os.eventfd_write(self._event, 1)
         elif self._peer is None:
             if not burst.count:
                 raise PortClosed(f"{self.name}: the other end was closed")
             os.eventfd_write(self._event, 1)
-        if was_full and self._octets < QUEUE_OCTETS and self._peer is not None:
+        if was_full and self._queue.octets < QUEUE_OCTETS and self._peer is not None:
             os.eventfd_write(self._peer._event, 1)
         return burst.count
 
@@ -68,18 +70,20 @@ class PairPort:
 
     def tx_burst(self, burst: Burst) -> None:
         """Queue copies at the other end, up to twice its bound; the rest is dropped."""
+        for part in self._soften(burst, self.offload):
+            self._put(part)
+
+    def _put(self, burst: Burst) -> None:
         peer = self._peer
-        for i in range(burst.count):
-            octets = burst.octets(i)
-            cost = len(octets) + FRAME_COST
-            if peer is None or not octets or peer._octets + cost > 2 * QUEUE_OCTETS:
-                self._tx[2] += 1
-                continue
-            peer._queue.append((burst.vnet(i), octets))
-            peer._octets += cost
-            self._tx[0] += 1
-            self._tx[1] += len(octets)
-        if peer is not None and burst.count:
+        if peer is None:
+            self._tx[2] += burst.count
+            return
+        dropped = peer._queue.push(burst)
+        sent = burst.count - dropped
+        self._tx[0] += sent
+        self._tx[1] += sum(f.len for f in burst.frames[:sent])
+        self._tx[2] += dropped
+        if burst.count:
             os.eventfd_write(peer._event, 1)
 
     def flush(self) -> None:
@@ -93,10 +97,10 @@ class PairPort:
             self._peer._peer = None
             os.eventfd_write(self._peer._event, 1)
             self._peer = None
+        self._epoll.close()
         os.close(self._event)
         self._event = -1
         self._queue.clear()
-        self._octets = 0
 
     def statistics(self) -> PortStatistics:
         """Return counters since the pair was made."""
@@ -105,7 +109,7 @@ class PairPort:
             rx_octets=self._rx[1],
             tx_frames=self._tx[0],
             tx_octets=self._tx[1],
-            tx_dropped=self._tx[2],
+            tx_dropped=self._tx[2] + self._soften.dropped,
         )
 
 

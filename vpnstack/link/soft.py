@@ -11,12 +11,16 @@ from ..core.burst import Burst
 class Softener:
     """Segments and completes checksums for one link; `dropped` counts frames that cannot be."""
 
-    __slots__ = ("_cursor", "_scratch", "dropped")
+    __slots__ = ("_dropped", "_scratch")
 
     def __init__(self) -> None:
         self._scratch: Burst | None = None
-        self._cursor = ffi.new("uint32_t *")
-        self.dropped = 0
+        self._dropped = ffi.new("uint32_t *")
+
+    @property
+    def dropped(self) -> int:
+        """Frames that could not be sent."""
+        return int(self._dropped[0])
 
     def __call__(self, burst: Burst, offload: int) -> Iterator[Burst]:
         """Yield bursts that together are `burst`, in order, within what `offload` offers.
@@ -30,21 +34,12 @@ class Softener:
         if self._scratch is None:
             self._scratch = Burst(burst.capacity)
         out = self._scratch
+        at = ffi.new("uint32_t[2]")  # the frame and how far into it
+        while at[0] < burst.count:
+            out.count = lib.frame_soften_burst(
+                burst.array, burst.count, offload, at, at + 1, out.array, out.capacity,
+                self._dropped,
+            )  # fmt: skip
+            if out.count:
+                yield out
         out.clear()
-        for f in burst:
-            self._cursor[0] = 0
-            while True:
-                room = out.capacity - out.count
-                made = lib.frame_soften(f, offload, self._cursor, out.array + out.count, room)
-                out.count += made
-                if made == 0:
-                    self.dropped += 1
-                    break
-                if out.full:
-                    yield out
-                    out.clear()
-                if self._cursor[0] == 0:
-                    break
-        if out.count:
-            yield out
-            out.clear()

@@ -130,6 +130,53 @@ def test_transmit_across_regions(queue: Queue, guest: Guest) -> None:
     memory.close()
 
 
+def test_transmit_from_regions_in_turns_and_after_some_went(queue: Queue, guest: Guest) -> None:
+    quarter = guest.size // 4
+    parts = [Region(GPA + i * quarter, quarter, UVA + i * quarter, i * quarter) for i in range(4)]
+    memory = GuestMemory()
+    for part in parts:
+        memory.add(part, guest.fd)
+    ring = DriverRing(guest)
+    assert queue.attach(memory, ring.state()) is None
+    where = [GPA + i * quarter + 0x8000 for i in (3, 1, 3, 0, 2, 2, 3)]
+    for i, gpa in enumerate(where):
+        guest.write(gpa + 100 * i, bytes(12) + bytes([i]) * 60)
+        ring.add(Buffer(gpa + 100 * i, 72))
+    assert pop(queue) == [bytes([i]) * 60 for i in range(7)]
+    queue.publish()
+    queue.detach()
+    for part in parts[1:]:
+        memory.remove(part)
+    assert queue.attach(memory, ring.state(7)) is None
+    guest.write(where[3], bytes(12) + FRAME)
+    ring.add(Buffer(where[3], 72))
+    ring.add(Buffer(where[6], 72))  # in a region that is gone
+    assert pop(queue) == [FRAME]
+    assert queue.fault is not None
+    assert queue.fault.error is QueueError.BAD_ADDR
+    queue.detach()
+    memory.close()
+
+
+def test_what_is_looked_at_ahead_is_believed_nowhere(
+    queue: Queue, memory: GuestMemory, guest: Guest
+) -> None:
+    """Heads, addresses and indirect tables behind the chain in hand may be anything."""
+    ring = DriverRing(guest, 32)
+    assert queue.attach(memory, ring.state()) is None
+    for _ in range(3):
+        ring.send(FRAME)
+    for i, head in enumerate((5, 6, 7, 0xFFFF, 40, 8)):
+        ring.set_desc(i + 5, (0, 2**64 - 8, GPA - 1)[i % 3], 2**32 - 1, DESC_INDIRECT, 77)
+        ring.post(head)
+    for _ in range(10):
+        ring.post(0xFFFF)
+    assert pop(queue) == [FRAME] * 3
+    assert queue.fault is not None
+    queue.publish()
+    assert len(ring.used_elements()) == 3
+
+
 def test_transmit_legacy_header(queue: Queue, memory: GuestMemory, ring: DriverRing) -> None:
     reattach(queue, memory, ring, 0)
     ring.send(FRAME, bytes(10))

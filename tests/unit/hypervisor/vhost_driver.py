@@ -7,8 +7,10 @@ import array
 import itertools
 import mmap
 import os
+import select
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hypervisor.core.memory import GuestMemory
@@ -17,6 +19,8 @@ from hypervisor.queue.layout import Feature
 from hypervisor.queue.state import QueueState, Region
 from hypervisor.vhost import messages as wire
 from hypervisor.vhost.messages import Request, VringAddr, VringState
+from hypervisor.vhost.port import VhostUserPort
+from vpnstack.core.burst import Burst
 
 GPA = 0x10_0000
 UVA = 0x7F00_0000_0000
@@ -253,3 +257,38 @@ def called(fd: int) -> int:
         return os.eventfd_read(fd)
     except BlockingIOError:
         return 0
+
+
+Made = tuple[VhostUserPort, FrontEnd]
+
+
+def wakes(port: VhostUserPort) -> bool:
+    return bool(select.select([port], [], [], 0)[0])
+
+
+def receive(port: VhostUserPort, capacity: int = 64) -> list[bytes]:
+    burst = Burst(capacity)
+    port.rx_burst(burst)
+    frames = [burst.octets(i) for i in range(burst.count)]
+    port.rx_done(burst)
+    return frames
+
+
+def transmit(port: VhostUserPort, *frames: bytes, vnet: bytes = bytes(12)) -> None:
+    burst = Burst()
+    for frame in frames:
+        burst.append(frame, vnet)
+    port.tx_burst(burst)
+
+
+def settle(port: VhostUserPort) -> None:
+    while wakes(port):
+        receive(port)
+
+
+def started(make: Callable[..., Made], **kwargs: int) -> Made:
+    port, front = make(**kwargs)
+    front.start_qemu()
+    settle(port)
+    assert port.ready
+    return port, front

@@ -15,6 +15,7 @@ from vpnstack.core._core import ffi, lib
 from vpnstack.core import pure
 from vpnstack.core.burst import Burst
 from vpnstack.core.pure import Verdict
+from vpnstack.link.soft import Softener
 
 A4, B4 = bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2])
 A6, B6 = bytes.fromhex("fd" + "00" * 14 + "01"), bytes.fromhex("fd" + "00" * 14 + "02")
@@ -200,3 +201,34 @@ def test_emit_refuses_lengths_ip_cannot_say() -> None:
         lib.frame_emit_tcp(burst[0], head, len(head), 0, 0, 16, 0, 0, ffi.NULL, 0,
                            ffi.from_buffer(data), n, 0)  # fmt: skip
         assert burst[0].len == made
+
+
+@pytest.mark.parametrize("options", [3, 8, 11, 12, 19, 21, 24])
+@pytest.mark.parametrize("cuts", [[], [100], [127, 129], [60, 128, 200], list(range(1, 19))])
+def test_headers_beyond_the_first_bytes_are_taken_on_demand(options: int, cuts: list[int]) -> None:
+    """The UDP header lies around offset 128 and then around 256, where the copy ends."""
+    size = 8 * (options + 1)
+    rest = bytes((17, options, 1, size - 4)) + bytes(size - 4) + udp(data=bytes(300))
+    rest = rest[: size + 6] + b"\0\1" + rest[size + 8 :]
+    data = ip6(rest, 60)
+    vouched = b"\2" + bytes(11)
+    want = p_fields(vouched, data, cuts)
+    assert c_fields(vouched, data, cuts) == want
+    assert want["verdict"] == (Verdict.BAD_L4 if 54 + size + 8 > 256 else Verdict.OK)
+
+
+@pytest.mark.parametrize("start", [100, 126, 127, 128, 200, 238, 239, 300])
+def test_checksum_field_beyond_the_first_bytes_can_be_completed(start: int) -> None:
+    """A tunnel's inner checksum: it is written into the private copy of the headers."""
+    data = bytearray(ip4(udp(data=bytes(random.Random(1).randbytes(400)))))
+    data[start + 16 : start + 18] = b"\0\0"
+    vnet = struct.pack("<BBHHHHH", 1, 0, 0, 0, start, 16, 0)
+    burst = Burst(1)
+    burst.append(bytes(data), vnet)
+    lib.frame_parse_burst(burst.array, 1)
+    soft = Softener()
+    got = [out.octets(0) for out in soft(burst, 0)]
+    assert len(got) == (1 if start + 18 <= 256 else 0)
+    assert soft.dropped == 1 - len(got)
+    if got:
+        assert pure.checksum(got[0][start:]) == 0xFFFF

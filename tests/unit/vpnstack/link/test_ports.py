@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from vpnstack.core._core import ffi, lib
 
 from vpnstack.core.burst import Burst
 from vpnstack.errors import UsageError
@@ -71,6 +72,53 @@ def test_backlog_keeps_order_and_counts_what_does_not_fit() -> None:
     assert [out.octets(i) for i in range(out.count)] == [numbered(3)]
 
 
+def test_backlog_over_many_chunks_is_filled_taken_and_dropped_in_order() -> None:
+    backlog, want = Backlog(), []
+    for start in range(0, 60, 5):  # 100 kB a push: more than a chunk
+        frames = [numbered(n, 20000) for n in range(start, start + 5)]
+        assert backlog.push(burst_of(*frames)) == 0
+        want += frames
+    got, sent, taken = [], Burst(7), Burst(4)
+    while len(backlog) > 20:
+        backlog.fill(sent)
+        got += [sent.octets(i) for i in range(3)]
+        sent.clear()
+        backlog.drop_first(3)
+        backlog.push(burst_of(numbered(len(want), 20000)))  # into memory that was let go of
+        want.append(numbered(len(want), 20000))
+    while backlog:
+        backlog.take(taken)
+        got += [taken.octets(i) for i in range(taken.count)]
+        taken.clear()
+    assert got == want
+    assert (len(backlog), backlog.octets) == (0, 0)
+
+
+def test_backlog_refuses_what_follows_a_frame_that_does_not_fit() -> None:
+    backlog = Backlog(2 * (1000 + FRAME_COST))
+    assert backlog.push(burst_of(numbered(0), numbered(1, 5000), numbered(2))) == 2
+    assert len(backlog) == 1
+
+
+def test_backlog_counts_the_octets_that_there_are() -> None:
+    burst = burst_of(numbered(0))
+    burst[0].len = 3000
+    backlog = Backlog()
+    backlog.push(burst)
+    assert backlog.octets == 1000 + FRAME_COST
+    backlog.drop_first(1)
+    assert backlog.octets == 0
+
+
+def test_backlog_gives_frames_that_outlive_it() -> None:
+    backlog, burst = Backlog(), Burst()
+    backlog.push(burst_of(numbered(1)))
+    backlog.take(burst)
+    backlog.push(burst_of(numbered(2)))
+    backlog.clear()
+    assert burst.octets(0) == numbered(1)
+
+
 def test_backlog_bounds_frames_without_bytes() -> None:
     backlog = Backlog(10 * FRAME_COST)
     assert backlog.push(burst_of(*[b""] * 64)) == 54
@@ -106,6 +154,19 @@ def test_framed_backlog_is_bounded_and_drops_whole_frames(
     assert stats.tx_frames + stats.tx_dropped == 100
     assert stats.tx_dropped > 50
     assert stream[:1504] == (1500).to_bytes(4, "big") + numbered(0, 1500)
+
+
+@pytest.mark.parametrize("taken", [1, 3, 4, 5, 10, 64, 65, 67, 68, 100, 127, 128])
+def test_framed_rest_of_a_stream_from_any_byte(taken: int) -> None:
+    burst = burst_of(numbered(1, 60), numbered(2, 60))
+    whole = b"".join((60).to_bytes(4, "big") + numbered(n, 60) for n in (1, 2))
+    out, tally = ffi.new("uint8_t[]", 128), ffi.new("uint64_t[3]")
+    n = lib.framed_rest(burst.array, 2, taken, out, 0, 128, tally)
+    begun = -(-taken // 64) * 64
+    assert bytes(ffi.buffer(out, n)) == whole[taken:begun]  # no room, but for what was begun
+    assert list(tally) == [begun // 64, 60 * (begun // 64), 2 - begun // 64]
+    n = lib.framed_rest(burst.array, 2, taken, out, 128, 128, tally)
+    assert bytes(ffi.buffer(out, n)) == whole[taken:]
 
 
 def test_framed_sends_nothing_for_a_frame_without_bytes(
@@ -182,6 +243,7 @@ def test_pair_stalls_and_wakes_its_sender_once_there_is_room() -> None:
     a.tx_burst(burst_of(*frames))
     assert a.stalled
     assert not readable(a)
+    assert not select.select([], [a], [], 0)[1]  # who waits to flush it does not spin
     burst, taken = Burst(2), 0
     while a.stalled:
         taken += b.rx_burst(burst)
