@@ -24,7 +24,9 @@ BUCKETS = 4096
 LEASES_MAX = 16384
 PORTS_MAX = lib.LANE_PORTS
 LEND_AFTER = 3  # data segments: what opens, asks once and closes is not worth a lease
-REASONS = ("goes_on", "unexpected", "host_full", "host_eof", "bulk", "window", "timeout", "host_dead")
+REASONS = (
+    "goes_on", "unexpected", "host_full", "host_eof", "bulk", "window", "timeout", "host_dead",
+)  # fmt: skip
 
 
 class LaneEvent(enum.Enum):
