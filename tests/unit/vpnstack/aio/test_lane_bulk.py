@@ -16,6 +16,7 @@ from lanetalk import BLOB, LINGER, VERSIONS, talk
 from vpnstack.core._core import lib
 
 from vpnstack.aio.lane import REASONS
+from vpnstack.aio.poller import HUP
 from vpnstack.link.impair import Impaired, Impairment
 
 
@@ -249,3 +250,47 @@ async def test_integrity(version: int, how: str) -> None:
         assert sum(lane.reasons) == lane.lent
         assert lane.deadline() is None
         assert gateway.stack.statistics().dropped == {}
+
+
+async def test_a_socket_that_has_ended_is_not_lent() -> None:
+    """Its last edge is over: whoever reads less than there is would wait for ever."""
+    async with talk() as t:
+        lent = t.lane.lent
+        t.bridge._ready(HUP)
+        assert t.bridge.flow.lease is None
+        await t.exchange(b"still", b"here")
+        assert t.bridge.flow.lease is None
+        assert t.lane.lent == lent
+
+
+async def test_carrying_tells_of_a_reset() -> None:
+    """The socket's error is told once: to the lane, which passes it on."""
+    async with talk() as t:
+        t.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER)
+        t.sock.close()
+        assert t.bridge.flow.carry(t.loop.time()) < 0
+        t.bridge.flow.recall()
+        t.bridge._host_died()
+        t.gateway.driver.wake()
+        with pytest.raises(ConnectionResetError):
+            await t.reader.read()
+        await t.gone()
+
+
+async def test_a_flow_given_back_by_a_burst_that_was_all_taken_is_flushed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with talk() as t:
+        called: list[int] = []
+
+        def receive(port: Any, burst: Any, now: float) -> int:
+            monkeypatch.undo()
+            t.bridge.flow.recall()
+            called.append(1)
+            return 0
+
+        monkeypatch.setattr(t.lane, "receive", receive)
+        t.writer.write(b"x")
+        await until(lambda: called)
+        assert not t.gateway.driver.stack.tcp.pending
+        assert await t.take(1) == b"x"
