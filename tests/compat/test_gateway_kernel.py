@@ -279,8 +279,8 @@ class Guest(NamedTuple):
 
 
 @pytest_asyncio.fixture
-async def guest(netns: str) -> AsyncIterator[Guest]:
-    async with Gateway() as gateway:
+async def guest(netns: str, request: pytest.FixtureRequest) -> AsyncIterator[Guest]:
+    async with Gateway(mtu=getattr(request, "param", 1500)) as gateway:
         wanted: NamespaceConfig = namespace_config(gateway, "tap0", configure=True)
         tap = await open_tap(Target.parse(netns), wanted)
         gateway.port("guest").plug(TapPort(tap, "tap0", gateway.config.mtu))
@@ -304,6 +304,7 @@ async def settled(condition: Callable[[], bool], limit: float = 20.0) -> bool:
     return False
 
 
+@pytest.mark.parametrize("guest", [1500, 65520], indirect=True)
 @pytest.mark.parametrize("host", ["192.168.127.254", "fd00:127::fe"])
 async def test_200_flows(guest: Guest, origin: Origin, host: str) -> None:
     """Each moves 1 MiB both ways; nothing is lost, and no flow or descriptor stays."""
@@ -319,8 +320,9 @@ def crowd(host: str, origin: Origin, count: int = 200) -> list[str]:
     return [sys.executable, str(PEERS), "flows", host, str(origin.swap), str(count), str(1 << 20)]
 
 
-def test_200_flows_give_their_memory_back(netns: str, origin: Origin) -> None:
-    with started("attach", "--netns", netns) as process:
+@pytest.mark.parametrize("mtu", ["1500", "65520"])
+def test_200_flows_give_their_memory_back(netns: str, origin: Origin, mtu: str) -> None:
+    with started("attach", "--netns", netns, "--mtu", mtu) as process:
         pid = str(process.pid)
         assert inside(netns, *crowd("192.168.127.254", origin, 1)).stdout == "1\n"
         memory, fds = rss(pid), descriptors(pid)

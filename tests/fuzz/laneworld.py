@@ -102,7 +102,8 @@ class World:
             stamp = facts.pop("tsval", int(self.now * 1000) & MASK)
             opts = b"\1\1\x08\x0a" + struct.pack(">II", stamp, 0) if self.ts else b""
         said = {
-            "seq": (self.isn + 1 + at) & MASK, "ack": (self.iss + 1 + self.g_rcv + self.g_fin) & MASK,
+            "seq": (self.isn + 1 + at) & MASK,
+            "ack": (self.iss + 1 + self.g_rcv + self.g_fin) & MASK,
             "flags": 16, "wnd": self.g_wnd >> SCALE, "opts": opts,
             "gso_size": 1448 if n > 1448 else 0,
         } | facts  # fmt: skip

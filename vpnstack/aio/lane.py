@@ -25,15 +25,8 @@ LEASES_MAX = 16384
 PORTS_MAX = lib.LANE_PORTS
 LEND_AFTER = 3  # data segments: what opens, asks once and closes is not worth a lease
 REASONS = (
-    "goes_on",
-    "unexpected",
-    "host_full",
-    "host_eof",
-    "bulk",
-    "window",
-    "timeout",
-    "host_dead",
-)
+    "goes_on", "unexpected", "host_full", "host_eof", "bulk", "window", "timeout", "host_dead",
+)  # fmt: skip
 
 
 class LaneEvent(enum.Enum):

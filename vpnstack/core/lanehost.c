@@ -73,7 +73,7 @@ static uint32_t send_read(struct lane *l, struct lease *e, uint32_t n, int more,
         uint32_t part = n < super ? n : super;
         n -= part;
         lane_emit(l, e, out + made++, e->ring + (e->snd_nxt & (e->ring_cap - 1)), part,
-             n || more ? ACK : ACK | PSH, now);
+                  n || more ? ACK : ACK | PSH, now);
         e->snd_nxt += part;
         e->bytes_out += part;
         e->data_out++;
