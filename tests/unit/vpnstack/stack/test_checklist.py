@@ -27,6 +27,7 @@ from stackpair import (
     segment,
 )
 
+from vpnstack.proto.tcp.block import Event
 from vpnstack.proto.tcp.state import State
 from vpnstack.stack import tcp, timers
 from vpnstack.stack.udp import packet
@@ -120,7 +121,8 @@ def test_row4_nothing_is_forwarded_to_what_is_no_host(dst: str) -> None:
 
 
 def test_row6_syn_flood_of_forwarded_flows_is_capped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tcp, "HELD_MAX", 8)
+    """A silent destination fills its own part of the table only."""
+    monkeypatch.setattr(tcp, "HELD_EACH", 8)
     net = Net(guest=False, forwarding=True)
     owner = net.host.stack.tcp.forward = Tcp("hold")
     net.introduce()
@@ -128,10 +130,29 @@ def test_row6_syn_flood_of_forwarded_flows_is_capped(monkeypatch: pytest.MonkeyP
         assert net.send(segment(Fields(1, 0, SYN), ports=(port, 80))) == []
     assert len(owner.flows) == len(net.host.stack.tcp.flows) == 8
     assert net.host.stack.statistics().syns_refused == 92
+    net.send(segment(Fields(1, 0, SYN), ports=(1000, 81)))
+    assert len(owner.flows) == 9  # another one's
     owner.flows[0].refuse()
     assert [one.tcp_flags & RST for one in parsed(net.send())] == [RST]
     net.send(segment(Fields(1, 0, SYN), ports=(2000, 80)))
-    assert len(owner.flows) == 9  # room again
+    assert len(owner.flows) == 10  # room again
+
+
+def test_row6_the_oldest_syn_makes_room_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tcp, "HELD_MAX", 4)
+    net = Net(guest=False, forwarding=True)
+    owner = net.host.stack.tcp.forward = Tcp("hold")
+    net.introduce()
+    for port in range(1000, 1010):
+        net.send(segment(Fields(1, 0, SYN), ports=(port, 80)))
+    assert len(owner.flows) == len(net.host.stack.tcp.flows) == 4
+    net.now += tcp.PATIENCE
+    for port in range(2000, 2010):
+        net.send(segment(Fields(1, 0, SYN), ports=(port, 80)))
+    states = [flow.conn.state for flow in owner.flows]
+    assert states == [State.CLOSED] * 4 + [State.LISTEN] * 4
+    assert owner.events == [Event.CLOSED] * 4
+    assert net.host.stack.statistics().syns_refused == 12
 
 
 def test_row6_syn_flood_to_a_listener_is_answered_and_not_kept() -> None:
