@@ -32,10 +32,16 @@ from .engine.base import (
     ExitReason,
     State,
 )
+from .engine.choice import choose
+from .engine.kvm import KvmEngine
 from .engine.qemu import QemuEngine
 from .errors import UsageError
 
-ENGINES: dict[str, Callable[[], Engine]] = {"auto": QemuEngine, "qemu": QemuEngine}
+ENGINES: dict[str, Callable[[], Engine]] = {
+    "auto": lambda: KvmEngine() if choose() == "kvm" else QemuEngine(),
+    "kvm": KvmEngine,
+    "qemu": QemuEngine,
+}
 CPUS_MAX = 16
 _UNITS = {"": 1 << 20, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _MEMORY_MIN = 32 << 20
@@ -74,7 +80,8 @@ class Machine:
         """Describe a machine; raise `UsageError` for what can never run.
 
         `cmdline` follows the defaults that every guest needs, so it has the last word.
-        `engine_args` go to the engine as they are (QEMU's own arguments).  `console_log` gets
+        `engine` "auto" is "kvm" where KVM runs unmodified kernels, else "qemu"; `engine_args`, which
+        go to QEMU as they are, make it "qemu" too.  `console_log` gets
         everything the guest prints.
         """
         if engine not in ENGINES:
@@ -123,7 +130,10 @@ class Machine:
         loop = asyncio.get_running_loop()
         self.started_at = loop.time()
         self._console = Console(log=self._console_log)
-        self._engine = ENGINES[self._engine_name]()
+        engine_name = self._engine_name
+        if engine_name == "auto" and self.config.engine_args:  # which are QEMU's
+            engine_name = "qemu"
+        self._engine = ENGINES[engine_name]()
         try:
             await self._engine.start(self.config, self._console, self._notify)
         except BaseException as error:

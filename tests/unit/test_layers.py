@@ -39,6 +39,7 @@ LAYERS = {
         "core",
         "vhost",
         "devices",
+        "pc",
         "aio",
         "engine",
         "image",
