@@ -130,6 +130,7 @@ void vq_detach(struct vq *q)
     q->desc = q->avail = q->used = NULL;
     q->memory = NULL;
     q->pending = 0;
+    q->inflight = 0;
     q->arena_used = 0;
     q->silent = 0;
     q->error = VQ_OK;
@@ -230,7 +231,8 @@ void vq_hint(struct vq *q, int writable)
 }
 
 /* Reads the chain at last_avail and appends its buffers to q->iov, without taking it: the caller
- * moves last_avail.  Returns 0, or -EPROTO and a broken queue. */
+ * moves last_avail.  With VQ_MIXED, q->readable says where the writable ones begin; the caller
+ * clears it and q->iovcnt before.  Returns 0, or -EPROTO and a broken queue. */
 int vq_walk(struct vq *q, uint16_t *head_out, int writable)
 {
     const uint8_t *table = q->desc;
@@ -259,10 +261,13 @@ int vq_walk(struct vq *q, uint16_t *head_out, int writable)
         }
         if (d.len == 0)
             return vq_break(q, VQ_BAD_LEN, d.addr, d.len);
-        if (!(d.flags & DESC_WRITE) != !writable)
+        int readable = !(d.flags & DESC_WRITE);
+        if (readable != !writable && !(writable == VQ_MIXED && q->iovcnt == q->readable))
             return vq_break(q, VQ_BAD_DIRECTION, head, d.flags);
         if (gather(q, head, d.addr, d.len))
             return -EPROTO;
+        if (readable)
+            q->readable = q->iovcnt;
         if (!(d.flags & DESC_NEXT))
             return 0;
         if (d.next >= entries)

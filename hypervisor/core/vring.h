@@ -47,7 +47,7 @@ enum vq_error {
     VQ_BAD_INDIRECT,    /* address, length of the table: zero, not whole or too long */
     VQ_BAD_NESTED,      /* head, flags: indirect inside indirect, or with NEXT */
     VQ_BAD_FEATURE,     /* head, flags: indirect without the feature */
-    VQ_BAD_DIRECTION,   /* head, flags: writable on transmit, readable on receive */
+    VQ_BAD_DIRECTION,   /* head, flags: writable on transmit, readable on receive or after writable */
     VQ_BAD_PIECES,      /* head, most pieces allowed */
     VQ_ERRORS
 };
@@ -69,6 +69,9 @@ struct vq {
     uint8_t guest_csum;
     uint8_t guest_ecn;
     uint8_t silent;      /* the driver was told not to kick (without event_idx) */
+    uint16_t head;       /* of the chain that vq_chain_pop() took */
+    uint32_t readable;   /* of its pieces in iov; the others are writable */
+    uint32_t inflight;   /* chains taken by vq_chain_pop() and not pushed yet */
     int call_fd;         /* -1: the driver polls */
     uint32_t error;      /* enum vq_error */
     uint64_t error_a;
@@ -108,6 +111,10 @@ uint32_t vq_ready(struct vq *q);
 uint32_t vq_arm(struct vq *q);
 void vq_suppress(struct vq *q);
 int vq_publish(struct vq *q);
+
+/* chain.c */
+int vq_chain_pop(struct vq *q);
+void vq_chain_push(struct vq *q, uint32_t head, uint32_t written);
 
 /* net.c */
 uint32_t vq_tx_pop(struct vq *q, uintptr_t frames, uint32_t at, uint32_t capacity,

@@ -1,8 +1,10 @@
-/* Shared by vring.c and net.c. */
+/* Shared by vring.c, net.c and chain.c. */
 #ifndef HYPERVISOR_VRING_INTERNAL_H
 #define HYPERVISOR_VRING_INTERNAL_H
 
 #include "vring.h"
+
+#define VQ_MIXED 2 /* vq_walk: readable buffers, then writable ones (virtio 1.2, 2.7.4.2) */
 
 int vq_break(struct vq *q, uint32_t error, uint64_t a, uint64_t b);
 void vq_hint(struct vq *q, int writable);
