@@ -40,7 +40,7 @@ class Board:
         self._loop = asyncio.get_running_loop()
         self._undo = contextlib.ExitStack()
         self._transports: list[Transport] = []
-        self._devices: list[Device] = []
+        self._console_done: Callable[[], None] = lambda: None
         self._power = Power(power_off, reset)
         self._ports: dict[int, PortDevice] = {}
         for device, ports in (
@@ -62,18 +62,19 @@ class Board:
             console.receive(uart.read())
             console.flush()
 
-        def finish() -> None:
+        def done() -> None:
+            self._console_done = lambda: None
             self._loop.remove_reader(uart.fd)
-            ready()
+            ready()  # what the guest said last
             console.close()
 
         console.connect(uart.write)
         self._loop.add_reader(uart.fd, ready)
-        self._finish_console = self._undo.push(finish)
+        self._console_done = done
 
     def add(self, device: Device) -> None:
         """Give `device` the next page and interrupt."""
-        slot = layout.slot(len(self._devices))
+        slot = layout.slot(len(self._transports))
         address = slot.address
         page = self.vm.page(address)
         call = self._eventfd()
@@ -83,10 +84,7 @@ class Board:
         # The interrupt status never changes for used buffers: nobody looks at these.
         self.vm.ioeventfd(self._eventfd(), address + _INTERRUPT_ACK, 4, _USED_BUFFER)
         self.vm.irqfd(call, slot.gsi)
-        self._devices.append(device)
-        self._transports.append(
-            Transport(device, self.ram.memory, self._loop, page, kicks, call)
-        )
+        self._transports.append(Transport(device, self.ram.memory, self._loop, page, kicks, call))
 
     def _eventfd(self) -> int:
         fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -96,25 +94,23 @@ class Board:
     @property
     def devices(self) -> Sequence[Device]:
         """The devices, in the order of their pages."""
-        return self._devices
+        return [transport.device for transport in self._transports]
 
-    def access(self, exit_: kvm.Exit) -> int:
-        """Do what a processor asked for; returns what it reads."""
+    def read(self, exit_: kvm.Exit) -> int:
+        """Return what a processor reads; where nothing is, all ones."""
+        device = self._ports.get(exit_.address) if exit_.kind is kvm.ExitKind.IO else None
+        return ALL_ONES if device is None else device.read(exit_.address, exit_.size)
+
+    def write(self, exit_: kvm.Exit) -> asyncio.Future[None] | None:
+        """Do what a processor writes; it goes on when the future is done, if there is one."""
         if exit_.kind is kvm.ExitKind.IO:
-            return self._port(exit_)
+            if (device := self._ports.get(exit_.address)) is not None:
+                device.write(exit_.address, exit_.size, exit_.value)
+            return None
         number, offset = divmod(exit_.address - layout.MMIO, layout.PAGE)
-        if exit_.write and 0 <= number < len(self._transports):
-            self._transports[number].write(offset, exit_.size, exit_.value)
-        return ALL_ONES
-
-    def _port(self, exit_: kvm.Exit) -> int:
-        device = self._ports.get(exit_.address)
-        if device is None:
-            return ALL_ONES
-        if exit_.write:
-            device.write(exit_.address, exit_.size, exit_.value)
-            return 0
-        return device.read(exit_.address, exit_.size)
+        if not 0 <= number < len(self._transports):
+            return None
+        return self._transports[number].write(offset, exit_.size, exit_.value)
 
     def press_power_button(self) -> None:
         """Raise the power button's event and its interrupt."""
@@ -124,9 +120,8 @@ class Board:
 
     async def close(self) -> None:
         """Let go of everything, the virtual machine too; may be called again."""
-        for transport in self._transports:
-            transport.close()
-        self._transports.clear()
-        while self._devices:
-            await self._devices.pop().close()
+        while self._transports:
+            await self._transports.pop().close()
+        self._console_done()
+        self.vm.close()
         self._undo.close()

@@ -14,16 +14,16 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-from ..core import kvm
 from ..aio.console import Console
+from ..core import kvm
 from ..devices.base import Device
 from ..devices.net import Net
 from ..devices.rng import Rng
 from ..errors import HypervisorError
 from ..pc import boot, cpu
-from . import host
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .board import Board
 
@@ -124,12 +124,20 @@ class KvmEngine:
         assert vm is not None
         assert board is not None
         for exit_ in vm.exits():
-            if exit_.kind.final:
-                self._end(_judge(exit_))
-            else:
-                vm.answer(exit_, board.access(exit_))
             if self.ended.done():
                 return
+            if exit_.kind.final:
+                self._end(_judge(exit_))
+            elif not exit_.write:
+                vm.answer(exit_, board.read(exit_))
+            elif (later := board.write(exit_)) is not None:
+                later.add_done_callback(partial(self._answer, exit_))
+            else:
+                vm.answer(exit_)
+
+    def _answer(self, exit_: kvm.Exit, _: asyncio.Future[None]) -> None:
+        if self._vm is not None and not self._vm.closed:
+            self._vm.answer(exit_)
 
     def _power_off(self) -> None:
         self._end(Exit(ExitReason.POWER_OFF, "guest-shutdown"))
@@ -191,10 +199,8 @@ class KvmEngine:
             self._config = None
         if self._board is not None:
             await self._board.close()
-        if self._vm is not None:
+        if self._vm is not None:  # also when there is no board yet
             self._vm.close()
-        if self._board is not None:
-            self._board.release()
 
 
 def cmdline(users: str) -> str:
