@@ -2,7 +2,7 @@
 
 A virtio device's page is memory that the guest reads without an exit; its doorbells and interrupt
 acknowledgements are eventfds, and its interrupt is an irqfd, so data moves without one too.  What
-is left, configuration mostly, comes to `access`.
+is left, configuration mostly, comes to `read` and `write`.
 """
 
 from __future__ import annotations
@@ -51,8 +51,11 @@ class Board:
             self._ports.update(dict.fromkeys(ports, device))
         self.ram = GuestRam([(part.address, part.size) for part in layout.ram(memory)])
         self._undo.callback(self.ram.close)
+
+    def map_memory(self) -> None:
+        """Show the guest its memory."""
         for region in self.ram.regions:
-            vm.map(region.gpa, self.ram.host(region.gpa, region.size), region.size)
+            self.vm.map(region.gpa, self.ram.host(region.gpa, region.size), region.size)
 
     def connect(self, console: Console) -> None:
         """Put the serial port on `console`, which is closed with the board."""

@@ -11,6 +11,7 @@ CLOCK_BOOTTIME has more.
 from __future__ import annotations
 
 import asyncio
+import struct
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from ..devices.base import Device
 from ..devices.net import Net
 from ..devices.rng import Rng
 from ..errors import HypervisorError
-from ..pc import boot, cpu
+from ..pc import boot, cpu, cpuid
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .board import Board
 
@@ -87,6 +88,7 @@ class KvmEngine:
             raise EngineError(f"{config.engine_args[0]} is for QEMU: choose the engine qemu")
         vm = self._vm = kvm.Vm(self._device)
         board = self._board = Board(vm, config.memory, self._power_off, self._reset)
+        board.map_memory()
         board.connect(console)
         for device in _devices(config):
             board.add(device)
@@ -104,12 +106,14 @@ class KvmEngine:
         return vm
 
     @staticmethod
-    def _make_processors(vm: kvm.Vm, count: int, entry: boot.Entry) -> None:
+    def _make_processors(vm: kvm.Vm, count: int, entry: cpu.Entry) -> None:
         supported = vm.supported_cpuid()
         for index in range(count):
-            vm.vcpu(cpu.cpuid(supported, index, count))
+            vcpu = vm.vcpu(cpuid.masked(supported, index, count))
+            vcpu.set(kvm.State.FPU, cpu.fpu())
+            vcpu.set_msrs(_msrs(cpu.msrs()))
         first = vm.vcpus[0]  # the others wait for its INIT and SIPI
-        first.set(kvm.State.SREGS, cpu.sregs(entry, first.get(kvm.State.SREGS)))
+        first.set(kvm.State.SREGS, cpu.sregs(entry))
         first.set(kvm.State.REGS, cpu.regs(entry))
 
     def _plug(self, config: Config) -> None:
@@ -209,7 +213,12 @@ def cmdline(users: str) -> str:
 
 
 def _devices(config: Config) -> list[Device]:
-    return [Rng(), *(Net(jack.mac, jack.mtu) for jack in config.nics)]
+    return [Rng(), *(Net(jack.mac, jack.mtu, name=jack.name) for jack in config.nics)]
+
+
+def _msrs(packed: bytes) -> dict[int, int]:
+    """Read struct kvm_msrs."""
+    return {index: value for index, _, value in struct.iter_unpack("<IIQ", packed[8:])}
 
 
 def _read(path: Path) -> bytes:
