@@ -89,7 +89,7 @@ int hv_vm_irq_line(struct hv_vm *vm, uint32_t gsi, int level);
 int hv_vm_signal_msi(struct hv_vm *vm, uint64_t addr, uint32_t data);
 int hv_vm_clock(struct hv_vm *vm, uint64_t *ns, int set);
 
-/* vcpu.c: the run loop, and what starts, stops and answers it */
+/* vcpu.c; the run loop is in run.c */
 int hv_vcpu_new(struct hv_vm *vm, uint32_t index, const uint8_t *cpuid, uint32_t size);
 int hv_vcpu_state(struct hv_vm *vm, uint32_t index);
 int hv_vcpu_counters(struct hv_vm *vm, uint32_t index, struct hv_counters *out);

@@ -1,6 +1,6 @@
 """KVM behind three small classes: a virtual machine, its processors, its serial port.
 
-vCPU threads run in C (`vcpu.c`) and never take the GIL.  What they cannot answer themselves comes
+vCPU threads run in C (`run.c`) and never take the GIL.  What they cannot answer themselves comes
 to Python as an `Exit`: `Vm.exit_fd` becomes readable, `Vm.exits()` returns what waits, and
 `Vm.answer()` lets that vCPU go on.  Nothing here needs an event loop; nothing blocks but `pause`
 and `close`, for as long as the kernel takes to leave guest code.

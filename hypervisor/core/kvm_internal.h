@@ -1,4 +1,4 @@
-/* Shared by kvm.c, vcpu.c, state.c and uart.c. */
+/* Shared by kvm.c, vcpu.c, run.c, state.c and uart.c. */
 #ifndef HYPERVISOR_KVM_INTERNAL_H
 #define HYPERVISOR_KVM_INTERNAL_H
 
@@ -45,6 +45,7 @@ struct hv_vm {
 
 struct vcpu *vcpu_at(struct hv_vm *vm, uint32_t index);
 void vcpus_free(struct hv_vm *vm);
+void *vcpu_main(void *arg); /* the thread of a struct vcpu */
 
 /* Serves one access of `size` bytes; 0 where the port is not the UART's. */
 int uart_access(struct hv_vm *vm, uint16_t port, uint8_t size, int write, uint8_t *data);

@@ -63,7 +63,7 @@ def test_string_output_reaches_the_loop() -> None:
 def test_input_interrupts_a_halted_guest() -> None:
     setup = bytes.fromhex("baf903 b001 ee bafc03 b008 ee")  # IER = receive; MCR = OUT2
     # Handler: read until LSR says that there is no more, telling each byte.
-    handler = bytes.fromhex("bafd03 ec a801 7407 baf803 ec e699 ebf1") + b"\xb0\x20\xe6\x20\xcf"
+    handler = bytes.fromhex("bafd03 ec a801 7408 baf803 ec e699 ebf0") + b"\xb0\x20\xe6\x20\xcf"
     with Guest(pic(4, 0x1800) + setup + SLEEP) as guest:
         uart = guest.vm.uart()
         guest.ram.write(0x1800, handler)
@@ -160,9 +160,11 @@ def test_a_full_ring_holds_a_driver_that_looks_and_drops_from_one_that_does_not(
     with Guest(code) as guest:
         uart = guest.vm.uart()
         guest.vm.resume()
-        assert guest.expect(0x99) == 0
+        full = guest.exit()
+        assert (full.address, full.value) == (0x99, 0)
         assert len(uart.read()) == 65536
         assert uart.dropped == 5
+        guest.vm.answer(full)
         assert guest.expect(0x99) == EMPTY
 
 
