@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds the C cores with the address and undefined-behaviour sanitizers in a throwaway copy and
 # runs the fuzzers of parsing, sending, the framed stream, the express lanes and virtqueues on it,
-# then the tests of packing, backlogs and the vhost-user port: asan.sh [COUNT] [PYTHON].
+# then the tests of packing, backlogs, the vhost-user port and KVM: asan.sh [COUNT] [PYTHON].
 # Each piece of a frame lies in its own allocation, so one byte too many is found.
 set -eu
 count=${1:-200000}
@@ -28,5 +28,6 @@ done
 run tests/fuzz/fuzz_vring.py "$((count / 10))"
 run -m pytest -q -p no:cacheprovider tests/unit/hypervisor/test_split.py \
     tests/unit/hypervisor/test_vhost_port.py tests/unit/hypervisor/test_vhost_flows.py \
+    tests/unit/hypervisor/core \
     tests/unit/vpnstack/link/test_ports.py \
     tests/unit/vpnstack/core/test_pack.py
