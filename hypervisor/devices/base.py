@@ -62,6 +62,9 @@ class Device:
     def notified(self, index: int) -> None:
         """Look into queue `index`: the driver kicked it."""
 
+    def stopped(self, index: int) -> None:
+        """Let go of queue `index`, which is detached: the driver took it back (QueueReady 0)."""
+
     def reset(self) -> asyncio.Future[None] | None:
         """Forget the line.  Return a future if memory of the guest is still in use (by a thread,
         say): the driver sees the reset end (2.4) when it is done."""

@@ -267,6 +267,8 @@ class Transport:
             setup = self._queues[self._queue_sel]
             if setup.queue is not None:
                 setup.queue.detach()
+                if self._line is not None:
+                    self._guarded(partial(self.device.stopped, self._queue_sel))
             setup.queue = None
             self._show_queue()
 
@@ -371,12 +373,17 @@ class Transport:
                 os.eventfd_read(kick)
         return self.device.reset()
 
-    async def close(self) -> None:
-        """Take the device off the guest's memory and close it; may be called again."""
+    def close(self) -> None:
+        """Take the device off the guest's memory, which it may use until its own `close` returns.
+
+        May be called again; nothing is written to the page afterwards.
+        """
         self._reset()
-        if self._resetting is not None:
-            await asyncio.wait([self._resetting])
-        await self.device.close()
+        self.device.config_changed = _nothing
+
+
+def _nothing() -> None:
+    """Stand for `config_changed` of a device that is gone."""
 
 
 _ADDRESSES = {

@@ -72,11 +72,13 @@ class Queue:
 
     def __init__(self, failed: Callable[[Fault], None] | None = None, kick: int = -1) -> None:
         self.ring = Ring()
+        self.state: QueueState | None = None  # where the driver put it
         self._failed = failed
         self._kick = kick
 
     def attach(self, memory: GuestMemory, state: QueueState) -> Fault | None:
         """Put the queue on rings inside `memory`; returns what is wrong with them."""
+        self.state = state
         return self.ring.attach(memory, state)
 
     def detach(self) -> None:
