@@ -22,16 +22,11 @@ from ..aio.console import Console
 from ..core import kvm
 from ..devices.base import Device
 from ..devices.net import Net
-from ..devices.rng import Rng
 from ..errors import HypervisorError
-from ..pc import boot, cpu, cpuid
+from ..pc import boot, cmdline, cpu, cpuid
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .board import Board
 
-# What every guest gets: a console, an end at panic instead of a wait, no probing for what the board
-# does not have, and the keyboard controller as the way to reset, which is told from a triple fault.
-CMDLINE = "console=ttyS0 panic=-1 reboot=k quiet pci=off random.trust_cpu=on"
-CMDLINE_I8042 = "i8042.noaux i8042.nomux i8042.dumbkbd"
 _CLOCK_TOLERANCE = 10_000_000  # nanoseconds: less than this is not worth a jump
 
 # KVM_SYSTEM_EVENT_* (linux/kvm.h)
@@ -97,10 +92,10 @@ class KvmEngine:
             board.ram,
             _read(config.kernel),
             None if config.initrd is None else _read(config.initrd),
-            cmdline(config.cmdline),
-            config.cpus,
-            config.memory,
-            len(board.devices),
+            cmdline.default_cmdline(config.cmdline),
+            cpus=config.cpus,
+            ram_size=config.memory,
+            devices=len(board.devices),
         )
         self._make_processors(vm, config.cpus, entry)
         return vm
@@ -207,13 +202,8 @@ class KvmEngine:
             self._vm.close()
 
 
-def cmdline(users: str) -> str:
-    """Return the kernel's command line: ours, then the user's, who so has the last word."""
-    return " ".join([CMDLINE, CMDLINE_I8042, *([users] if users else [])])
-
-
 def _devices(config: Config) -> list[Device]:
-    return [Rng(), *(Net(jack.mac, jack.mtu, name=jack.name) for jack in config.nics)]
+    return [*(Net(jack.mac, jack.mtu, name=jack.name) for jack in config.nics)]
 
 
 def _msrs(packed: bytes) -> dict[int, int]:
