@@ -10,13 +10,13 @@ from cffi import FFI
 
 HERE = Path("hypervisor/core")  # setuptools runs from the project's root: paths are relative
 FRAME = Path("vpnstack/core")  # the frame contract, included as a header and never linked
-SOURCES = ("core.c", "memory.c", "vring.c", "chain.c", "net.c")
-HEADERS = ("core.h", "vring.h")
-INTERNAL = ("vring_internal.h",)
+SOURCES = ["core.c", "memory.c", "vring.c", "chain.c", "net.c"]
+HEADERS = ["core.h", "vring.h"]
+INTERNAL = ["vring_internal.h"]
 if platform.machine() == "x86_64":  # the machine monitor; the rest runs anywhere
-    SOURCES += ("kvm.c", "vcpu.c", "run.c", "state.c", "uart.c")
-    HEADERS += ("kvm.h",)
-    INTERNAL += ("kvm_internal.h",)
+    SOURCES += ["kvm.c", "vcpu.c", "run.c", "state.c", "uart.c"]
+    HEADERS += ["kvm.h"]
+    INTERNAL += ["kvm_internal.h"]
 
 
 def declarations(header: str) -> str:
@@ -37,8 +37,7 @@ ffi.set_source(
     "".join(f'#include "{name}"\n' for name in HEADERS),
     sources=[str(HERE / name) for name in SOURCES],
     include_dirs=[str(HERE), str(FRAME)],
-    depends=[str(HERE / name) for name in (*HEADERS, *INTERNAL)]
-    + [str(FRAME / "frame.h")],
+    depends=[str(HERE / name) for name in (*HEADERS, *INTERNAL)] + [str(FRAME / "frame.h")],
     libraries=["pthread"],
     extra_compile_args=[
         "-O2",

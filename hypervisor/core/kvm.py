@@ -174,7 +174,6 @@ class Vcpu:
         return VcpuStatistics(exits, counters.python, counters.serial, counters.kicks)
 
 
-
 class Uart:
     """The 16550 at one port range of a machine, in C; made by `Vm.uart`.
 
@@ -193,9 +192,7 @@ class Uart:
 
     def write(self, data: bytes) -> int:
         """Give the guest input; returns how many bytes found room (a 64 KiB ring)."""
-        return _check(
-            "write serial port", lib.hv_uart_write(self._vm.handle, data, len(data))
-        )
+        return _check("write serial port", lib.hv_uart_write(self._vm.handle, data, len(data)))
 
     @property
     def dropped(self) -> int:
@@ -386,7 +383,6 @@ class Vm:
         lib.hv_vm_free(self._handle)
         self._handle = None
         self._kept.clear()
-
 
 
 def why_not(path: str = KVM) -> str | None:

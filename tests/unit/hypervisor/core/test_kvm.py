@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+import random
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from kvm_guest import CODE, HLT, SLEEP, STAY, TELL, Guest, enter, pic, register, regs, wait_readable
 
-from hypervisor.core.kvm import Exit, ExitKind, KvmError, State, VcpuState, Vm, why_not
+from hypervisor.core.kvm import VCPUS_MAX, Exit, ExitKind, KvmError, State, VcpuState, Vm, why_not
 from hypervisor.errors import UsageError
 
 REASON = why_not()
@@ -40,10 +41,10 @@ def test_port_read_and_write_are_answered() -> None:
 
 
 def test_string_output_comes_element_by_element() -> None:
-    with Guest(bytes.fromhex("be0020 b90300 ba2000 fc f36e") + HLT) as guest:
+    with Guest(bytes.fromhex("be0020 b90300 ba3000 fc f36e") + HLT) as guest:
         guest.ram.write(0x2000, b"abc")
         guest.vm.resume()
-        assert bytes(guest.expect(0x20) for _ in range(3)) == b"abc"
+        assert bytes(guest.expect(0x30) for _ in range(3)) == b"abc"
 
 
 def test_wide_port_reads_keep_their_size() -> None:
@@ -165,8 +166,37 @@ def test_an_access_answered_after_pause_and_resume() -> None:
         assert guest.expect(0x99) == 0x5B
 
 
+def test_pauses_and_answers_in_any_order_lose_nothing() -> None:
+    code = bytes.fromhex("e410 43 89d8 e712 ebf7")  # in 0x10; inc bx; out 0x12, bx; again
+    rng = random.Random(5)
+    with Guest(code) as guest:
+        values = []
+        paused = True
+        for _ in range(3000):
+            act = rng.choice((guest.vm.pause, guest.vm.resume, None))
+            if act:
+                act()
+                paused = act == guest.vm.pause
+            elif found := guest.vm.exits() if paused else [guest.exit()]:
+                values += [found[0].value] if found[0].write else []
+                guest.vm.answer(found[0], 1)
+            if paused:
+                assert register(guest.vcpu, "rip") in range(CODE, CODE + len(code))
+                assert guest.vcpu.state in (VcpuState.PAUSED, VcpuState.WAITING)
+        assert values == list(range(1, len(values) + 1))
+        assert len(values) > 100
+
+
+def test_no_more_processors_than_there_is_room_for() -> None:
+    with Vm() as vm:
+        for _ in range(VCPUS_MAX):
+            vm.vcpu()
+        with pytest.raises(KvmError, match="vCPU 16"):
+            vm.vcpu()
+
+
 def test_a_triple_fault_ends_the_processor() -> None:
-    with Guest(bytes.fromhex("0f011e0020 cc")) as guest:  # lidt of zeros; int3
+    with Guest(bytes.fromhex("0f0b"), long=True) as guest:  # ud2 without handlers
         guest.vm.resume()
         found = guest.exit()
         assert found.kind is ExitKind.SHUTDOWN
@@ -232,7 +262,7 @@ def test_the_clock_can_be_set() -> None:
 
 
 def test_a_path_that_is_not_kvm() -> None:
-    with pytest.raises(UsageError, match="/dev/null: .*version 12"):
+    with pytest.raises(UsageError, match=r"/dev/null: .*version 12"):
         Vm("/dev/null")
     assert why_not("/nowhere") == "/nowhere: open the KVM device: No such file or directory"
 
@@ -266,10 +296,10 @@ def held() -> tuple[int, int, int]:
     return len(os.listdir(proc / "fd")), len(os.listdir(proc / "task")), lines
 
 
+@pytest.mark.parametrize("turns", [28, pytest.param(253, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("end", [end_new, end_waiting, end_running, end_paused])
-def test_starts_and_stops_leave_nothing(end: object) -> None:
-    assert callable(end)
-    for turn in range(28):
+def test_starts_and_stops_leave_nothing(end: Callable[[Guest], None], turns: int) -> None:
+    for turn in range(turns):
         with Guest(OUT_99 + STAY) as guest:
             guest.vm.uart()
             end(guest)

@@ -85,7 +85,12 @@ def test_an_empty_transmitter_interrupts() -> None:
 
 
 def test_registers_hold_what_is_written(serial: Serial) -> None:
-    for port, value, kept in ((SCR, 0xA5, 0xA5), (LCR, 0x1B, 0x1B), (MCR, 0xFF, 0x1F), (IER, 0xFF, 15)):
+    for port, value, kept in (
+        (SCR, 0xA5, 0xA5),
+        (LCR, 0x1B, 0x1B),
+        (MCR, 0xFF, 0x1F),
+        (IER, 0xFF, 15),
+    ):
         serial.write(port, value)
         assert serial.read(port) == kept
 
