@@ -50,7 +50,7 @@ def test_path_segment_too_long() -> None:
         (62 - 4, "3f"),  # the longest in one byte: 62 of body and itself
         (63 - 4, "4104"),
         (0xFFF - 2 - 4, "4fff"),
-        (0xFFF - 2 - 3, "830001"),
+        (0xFFF - 2 - 3, "810001"),
     ],
 )
 def test_package_length(size: int, encoded: str) -> None:
