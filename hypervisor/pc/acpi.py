@@ -24,7 +24,7 @@ _WBINVD, _PWR_BUTTON, _SLP_BUTTON = 1 << 0, 1 << 4, 1 << 5
 _RESET_REG_SUP, _HW_REDUCED_ACPI = 1 << 10, 1 << 20
 FADT_FLAGS = _WBINVD | _PWR_BUTTON | _SLP_BUTTON | _RESET_REG_SUP | _HW_REDUCED_ACPI
 # 5.2.9.4: devices on an ISA bus, no VGA.  The bit for an 8042 is left out: Linux then does not
-# look for a keyboard, which takes half a second; its reset through port 0x64 works all the same.
+# look for a keyboard; its reset through port 0x64 works all the same.
 _LEGACY_DEVICES, _NO_VGA = 1 << 0, 1 << 2
 FADT_BOOT_ARCH = _LEGACY_DEVICES | _NO_VGA
 _PCAT_COMPAT = 1  # 5.2.12: KVM's irqchip has the two 8259s

@@ -114,7 +114,7 @@ def _plan_bzimage(kernel: Bytes, ramdisk: Bytes | None, words: str, board: Board
     end = max(end, layout.KERNEL + len(image.code))
     where, line = _place(ramdisk, end, image.initrd_addr_max, board), image.cmdline_size
     handover = _handover(board, layout.KERNEL, where)
-    pieces = [
+    pieces: list[tuple[int, Bytes]] = [
         (layout.KERNEL, image.code),
         (layout.CMDLINE, cmdline.encode(words, line)),
         *_long_mode(bzimage.boot_params(image.header, handover)),

@@ -21,6 +21,7 @@ E820_MAX = 128
 RAM, RESERVED = 1, 2
 
 _SECTOR = 512
+_HEADER_END = 0x290  # of the space that boot_params has for it
 _XLF_KERNEL_64 = 1 << 0
 _LOADED_HIGH = 1 << 0
 _CAN_USE_HEAP = 1 << 7
@@ -78,7 +79,7 @@ def _read(image: memoryview, version: int) -> BzImage:
     pref_address, init_size = struct.unpack_from("<QI", image, 0x258)
     return BzImage(
         version=version,
-        header=bytes(image[HEADER : SIGNATURE_AT + image[0x201]]),
+        header=bytes(image[HEADER : min(SIGNATURE_AT + image[0x201], _HEADER_END)]),
         code=image[start:],
         relocatable=bool(image[0x234]),
         pref_address=pref_address,

@@ -153,7 +153,7 @@ def _control(mode: Mode) -> tuple[int, int, int, int]:
 def msrs() -> bytes:
     """Return struct kvm_msrs with what firmware would have set, on every processor.
 
-    Without MTRRs that say write-back Linux takes all memory for uncached.
+    Linux before 6.3 leaves PAT off where it finds MTRRs disabled.
     """
     values = (
         (_MSR_MISC_ENABLE, _FAST_STRINGS),
