@@ -9,7 +9,7 @@ from cffi import FFI
 
 HERE = Path("hypervisor/core")  # setuptools runs from the project's root: paths are relative
 FRAME = Path("vpnstack/core")  # the frame contract, included as a header and never linked
-SOURCES = ("core.c", "memory.c", "vring.c", "chain.c", "net.c")
+SOURCES = ("core.c", "memory.c", "discard.c", "vring.c", "chain.c", "net.c")
 HEADERS = ("core.h", "vring.h")
 
 
