@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -233,7 +233,7 @@ class Transport:
         setup.num = value
         return True
 
-    def _set_queue_addr(self, name: str, shift: int, value: int) -> bool:
+    def _set_queue_addr(self, value: int, name: str, shift: int) -> bool:
         setup = self._configured()
         if setup is None:
             return False
@@ -298,7 +298,7 @@ class Transport:
             self._show_status()
             return True
         before = self.status & ~Status.DEVICE_NEEDS_RESET
-        after = Status(value & ~Status.DEVICE_NEEDS_RESET)
+        after = Status(value & ~int(Status.DEVICE_NEEDS_RESET))  # keeps bits that are none
         if self._resetting is not None or after not in TRANSITIONS.get(before, ()):
             return False
         if after & ~before & Status.FEATURES_OK and not self._features_fit():
@@ -386,19 +386,11 @@ def _nothing() -> None:
     """Stand for `config_changed` of a device that is gone."""
 
 
-_ADDRESSES = {
-    Register.QUEUE_DESC_LOW: "desc",
-    Register.QUEUE_DRIVER_LOW: "driver",
-    Register.QUEUE_DEVICE_LOW: "device",
-}
-
-
-def _address_setters() -> Iterator[tuple[int, Callable[[Transport, int], bool]]]:
-    for low, name in _ADDRESSES.items():
-        yield low, lambda t, value, name=name: t._set_queue_addr(name, 0, value)
-        yield low + 4, lambda t, value, name=name: t._set_queue_addr(name, 32, value)
-
-
+_ADDRESSES = (
+    (Register.QUEUE_DESC_LOW, "desc"),
+    (Register.QUEUE_DRIVER_LOW, "driver"),
+    (Register.QUEUE_DEVICE_LOW, "device"),
+)
 _WRITES: dict[int, Callable[[Transport, int], bool]] = {
     Register.DEVICE_FEATURES_SEL: Transport._set_device_features_sel,
     Register.DRIVER_FEATURES: Transport._set_driver_features,
@@ -410,5 +402,9 @@ _WRITES: dict[int, Callable[[Transport, int], bool]] = {
     Register.INTERRUPT_ACK: Transport._interrupt_ack,
     Register.STATUS: Transport._set_status,
     Register.SHM_SEL: Transport._shm_sel,
-    **dict(_address_setters()),
+    **{
+        low + shift // 8: partial(Transport._set_queue_addr, name=name, shift=shift)
+        for low, name in _ADDRESSES
+        for shift in (0, 32)
+    },
 }

@@ -11,8 +11,8 @@ import random
 import sys
 from pathlib import Path
 
-UNIT = Path(__file__).parents[1] / "unit" / "hypervisor"
-sys.path += [str(UNIT), str(UNIT / "devices")]
+sys.path.append(str(Path(__file__).parents[1] / "unit" / "hypervisor"))
+sys.path.append(str(Path(__file__).parents[1] / "unit" / "hypervisor" / "devices"))
 
 from mmio_driver import LIVE, Bench
 from vhost_driver import GPA
@@ -99,7 +99,7 @@ def TestOneInput(data: bytes) -> None:
             assert bench.read(Register.MAGIC_VALUE) == MAGIC
         bench.write(Register.STATUS, 0)
         assert bench.status == Status.RESET
-        bench.guest._free = 0
+        bench.guest.clear()
         assert bench.start(size=4).status == LIVE
     finally:
         bench.close()

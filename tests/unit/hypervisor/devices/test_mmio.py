@@ -1,4 +1,4 @@
-"""The register page and its state machine, driven as Linux's virtio_mmio does, and as nobody should."""
+"""The register page and its state machine, driven as Linux's virtio_mmio does, and worse."""
 
 from __future__ import annotations
 
