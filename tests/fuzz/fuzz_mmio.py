@@ -119,7 +119,9 @@ def fuzz(seed: int, count: int) -> None:
         log.setLevel(level)
 
 
-if __name__ == "__main__":
+if __name__ == "__main__" and sys.argv[1:2] and sys.argv[1].isdecimal():
+    fuzz(seed=random.randrange(1 << 30), count=int(sys.argv[1]))  # without atheris: asan.sh
+elif __name__ == "__main__":
     import atheris
 
     logging.disable()

@@ -202,9 +202,10 @@ def test_failed_stays_until_a_reset(echo: Bench) -> None:
     echo.write(Register.STATUS, LIVE)
     assert echo.status & Status.FAILED
     echo.kick(0)
-    assert device_of(echo).calls == ["activate"]
+    assert device_of(echo).calls == ["activate", "reset"]
     echo.write(Register.STATUS, 0)
     assert echo.status == 0
+    assert device_of(echo).calls == ["activate", "reset"]
 
 
 @pytest.mark.parametrize("num", [0, 3, 32, 0xFFFFFFFF])
@@ -397,6 +398,47 @@ def test_a_reset_waits_for_the_device(echo: Bench) -> None:
     assert echo.status == 0
     device_of(echo).busy = None
     assert echo.start().status == LIVE
+
+
+def test_a_reset_after_failed_waits_for_the_device(echo: Bench) -> None:
+    echo.start()
+    busy = device_of(echo).busy = echo.loop.create_future()
+    echo.write(Register.STATUS, LIVE | Status.FAILED)
+    assert echo.write(Register.STATUS, 0) is busy
+    busy.set_result(None)
+    echo.turn()
+    assert echo.status == 0
+
+
+def test_a_line_of_before_fails_nobody(echo: Bench) -> None:
+    echo.start()
+    line = device_of(echo).line
+    assert line is not None
+    echo.start()
+    line.failed("late")
+    assert not echo.needs_reset
+    now = device_of(echo).line
+    assert now is not None
+    now.failed("now")
+    assert echo.needs_reset
+
+
+def test_a_closed_transport_touches_nothing(echo: Bench) -> None:
+    echo.start()
+    device = device_of(echo)
+    busy = device.busy = echo.loop.create_future()
+    echo.write(Register.STATUS, 0)
+    echo.transport.close()
+    before = bytes(echo.page)
+    busy.set_result(None)
+    echo.turn()
+    device.space[:] = b"late"
+    device.config_changed()
+    assert device.line is not None
+    device.line.config_changed()
+    device.line.failed("late")
+    assert bytes(echo.page) == before
+    assert echo.interrupts() == 0
 
 
 @pytest.mark.parametrize("error", [PeerError("no"), OSError(5, "no")])
