@@ -10,7 +10,7 @@ from cffi import FFI
 
 HERE = Path("hypervisor/core")  # setuptools runs from the project's root: paths are relative
 FRAME = Path("vpnstack/core")  # the frame contract, included as a header and never linked
-SOURCES = ["core.c", "memory.c", "vring.c", "chain.c", "net.c"]
+SOURCES = ["core.c", "memory.c", "discard.c", "vring.c", "chain.c", "net.c"]
 HEADERS = ["core.h", "vring.h"]
 INTERNAL = ["vring_internal.h"]
 if platform.machine() == "x86_64":  # the machine monitor; the rest runs anywhere

@@ -102,6 +102,11 @@ int hv_faulted(uint64_t base);
 uint32_t hv_faults(void);
 int hv_memory_add(struct hv_memory *m, uint64_t gpa, uint64_t size, uint64_t uva, uint64_t host);
 
+/* discard.c */
+int64_t hv_discard(uint64_t host, uint64_t size);
+uint64_t hv_discard_pfns(const struct hv_memory *m, const uint8_t *pfns, uint32_t count,
+                         uint32_t *refused);
+
 /* vring.c */
 int vq_attach(struct vq *q, const struct hv_memory *m, uint32_t size, uint64_t desc_uva,
               uint64_t avail_uva, uint64_t used_uva);

@@ -34,7 +34,7 @@ class Line:
     call: int = -1
 
 
-def _unbound() -> None:
+def unbound() -> None:
     """Stand for `config_changed` of a device without a transport."""
 
 
@@ -47,7 +47,7 @@ class Device:
     takes_kicks = False  # reads `line.kicks` itself and gets no `notified`
 
     def __init__(self) -> None:
-        self.config_changed: Callable[[], None] = _unbound  # set by the transport; call it any time
+        self.config_changed: Callable[[], None] = unbound  # set by the transport; call it any time
 
     def config(self) -> bytes:
         """Return the whole configuration space as it is now."""

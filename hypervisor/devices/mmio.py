@@ -15,18 +15,20 @@ import asyncio
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from ..core.memory import GuestMemory
 from ..errors import HypervisorError
-from ..queue.state import Fault, QueueState
-from .base import Device, Line
+from ..queue.state import Fault
+from .base import Device, Line, unbound
 from .queue import Queue
 from .registers import (
+    ADDRESSES,
     INTERRUPT_CONFIG,
     INTERRUPT_USED,
+    PAGE,
     TRANSITIONS,
     TRANSPORT_FEATURES,
     VERSION_1,
@@ -34,17 +36,11 @@ from .registers import (
     Register,
     Status,
 )
+from .setup import QueueSetup
 
 log = logging.getLogger(__name__)
 
-
-@dataclass(slots=True)
-class _Setup:
-    """A queue as the driver describes it; addresses are guest physical."""
-
-    num: int = 0
-    addr: dict[str, int] = field(default_factory=lambda: {"desc": 0, "driver": 0, "device": 0})
-    queue: Queue | None = None  # attached: the driver said that it is ready
+LOUD = 8  # failures of a device that are logged as warnings: its guest may go on for ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +80,9 @@ class Transport:
         self._kicks = tuple(kicks)
         self._call = call
         self._line: Line | None = None
-        self._resetting: asyncio.Future[None] | None = None
+        self._activations = 0
+        self._ending: asyncio.Future[None] | None = None  # the device lets go of the last line
+        self._resetting: asyncio.Future[None] | None = None  # and the driver waits for it
         self._counters = TransportStatistics()
         device.config_changed = self.config_changed
         self._clear()
@@ -95,7 +93,8 @@ class Transport:
         self.features = 0
         self._features_sel = [0, 0]  # device's, driver's
         self._queue_sel = 0
-        self._queues = [_Setup() for _ in self.device.queue_sizes]
+        self._queues = list(map(QueueSetup, self.device.queue_sizes, self._kicks))
+        self._ending = None
         self._page.acknowledge(INTERRUPT_CONFIG)
         self._page.show_config(self.device.config())
         self._show_features()
@@ -145,7 +144,7 @@ class Transport:
     def _show_queue(self) -> None:
         at = self._queue_sel
         known = at < len(self._queues)
-        self._page.show(Register.QUEUE_NUM_MAX, self.device.queue_sizes[at] if known else 0)
+        self._page.show(Register.QUEUE_NUM_MAX, self._queues[at].most if known else 0)
         self._page.show(Register.QUEUE_READY, known and self._queues[at].queue is not None)
 
     def _show_status(self) -> None:
@@ -180,8 +179,9 @@ class Transport:
         """Stop the device until the driver resets it (2.1.2)."""
         if self.status & Status.DEVICE_NEEDS_RESET:
             return
-        log.warning("device %d needs a reset: %s", self.device.device_id, why)
         self._count(failures=1)
+        level = logging.WARNING if self._counters.failures <= LOUD else logging.DEBUG
+        log.log(level, "device %d needs a reset: %s", self.device.device_id, why)
         self._unwatch()
         self.status |= Status.DEVICE_NEEDS_RESET
         self._show_status()
@@ -215,7 +215,7 @@ class Transport:
         self._show_queue()
         return True
 
-    def _configured(self) -> _Setup | None:
+    def _configured(self) -> QueueSetup | None:
         """Return the selected queue if it may be set up now: between FEATURES_OK and DRIVER_OK."""
         if self.status & (Status.DRIVER_OK | Status.FEATURES_OK) != Status.FEATURES_OK:
             return None
@@ -226,19 +226,13 @@ class Transport:
 
     def _set_queue_num(self, value: int) -> bool:
         setup = self._configured()
-        if setup is None:
-            return False
-        if not 0 < value <= self.device.queue_sizes[self._queue_sel] or value & (value - 1):
-            return False
-        setup.num = value
-        return True
+        return setup is not None and setup.set_num(value)
 
-    def _set_queue_addr(self, name: str, shift: int, value: int) -> bool:
+    def _set_queue_addr(self, value: int, name: str, shift: int) -> bool:
         setup = self._configured()
-        if setup is None:
-            return False
-        setup.addr[name] = setup.addr[name] & ~(0xFFFFFFFF << shift) | value << shift
-        return True
+        if setup is not None:
+            setup.set_addr(value, name, shift)
+        return setup is not None
 
     def _set_queue_ready(self, value: int) -> bool:
         if value == 0:
@@ -247,30 +241,25 @@ class Transport:
         setup = self._configured()
         if setup is None or value != 1:
             return False
-        at, addr = self._queue_sel, setup.addr
-        queue = Queue(lambda fault: self._queue_failed(at, fault), self._kicks[at])
-        queue.ring.set_call(self._call)
-        state = QueueState(setup.num, addr["desc"], addr["driver"], addr["device"], self.features)
-        fault = queue.attach(self._memory, state)
+        failed = partial(self._queue_failed, self._queue_sel)
+        fault = setup.make_ready(self._memory, self.features, self._call, failed)
         if fault is not None:
-            self._queue_failed(at, fault)
-            return False
-        setup.queue = queue
+            failed(fault)
         self._show_queue()
-        return True
+        return fault is None
 
     def _queue_failed(self, index: int, fault: Fault) -> None:
         self.fail(f"queue {index}: {fault}")
 
     def _stop_queue(self) -> None:
-        if self._queue_sel < len(self._queues):
-            setup = self._queues[self._queue_sel]
-            if setup.queue is not None:
-                setup.queue.detach()
-                if self._line is not None:
-                    self._guarded(partial(self.device.stopped, self._queue_sel))
-            setup.queue = None
-            self._show_queue()
+        if self._queue_sel >= len(self._queues):
+            return
+        setup = self._queues[self._queue_sel]
+        if setup.queue is not None:
+            setup.stop()
+            if self._line is not None:
+                self._guarded(partial(self.device.stopped, self._queue_sel))
+        self._show_queue()
 
     def _queue_notify(self, value: int) -> bool:
         if value >= len(self._kicks) or self._line is None:
@@ -294,11 +283,11 @@ class Transport:
             return True
         if value & Status.FAILED:
             self.status |= Status.FAILED
-            self._unwatch()
+            self._deactivate()  # the driver gave up: its memory may serve something else
             self._show_status()
             return True
         before = self.status & ~Status.DEVICE_NEEDS_RESET
-        after = Status(value & ~Status.DEVICE_NEEDS_RESET)
+        after = Status(value & ~int(Status.DEVICE_NEEDS_RESET))  # keeps bits that are none
         if self._resetting is not None or after not in TRANSITIONS.get(before, ()):
             return False
         if after & ~before & Status.FEATURES_OK and not self._features_fit():
@@ -316,9 +305,11 @@ class Transport:
         if self._gone:
             return
         queues = tuple(setup.queue or Queue() for setup in self._queues)
+        self._activations += 1
+        failed = partial(self._line_failed, self._activations)
         self._line = Line(
             self._memory, self.features, queues, self._loop,
-            self.config_changed, self.fail, self._kicks, self._call,
+            self.config_changed, failed, self._kicks, self._call,
         )  # fmt: skip
         self._guarded(partial(self.device.activate, self._line))
         if self._gone or self.device.takes_kicks:
@@ -326,6 +317,11 @@ class Transport:
         for index, (kick, queue) in enumerate(zip(self._kicks, queues, strict=True)):
             if queue.attached:
                 self._loop.add_reader(kick, self._kicked, index)
+
+    def _line_failed(self, activation: int, why: str) -> None:
+        """Fail unless the driver reset the device since: a line may end late."""
+        if self._line is not None and activation == self._activations:
+            self.fail(why)
 
     def _kicked(self, index: int) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -348,55 +344,39 @@ class Transport:
         if self._resetting is not None:
             return
         self._count(resets=1)
-        ended = self._deactivate()
-        if ended is None or ended.done():
+        self._deactivate()
+        if self._ending is None or self._ending.done():
             self._clear()
             return
-        self._resetting = ended
-        ended.add_done_callback(self._reset_done)
+        self._resetting = self._ending
+        self._resetting.add_done_callback(self._reset_done)
 
     def _reset_done(self, _: asyncio.Future[None]) -> None:
         self._resetting = None
         self._clear()
 
-    def _deactivate(self) -> asyncio.Future[None] | None:
+    def _deactivate(self) -> None:
         """Take the queues off the rings and then the device off the line."""
         for setup in self._queues:
-            if setup.queue is not None:
-                setup.queue.detach()
+            setup.stop()
         if self._line is None:
-            return None
+            return
         self._unwatch()
         self._line = None
         for kick in self._kicks:
             with contextlib.suppress(BlockingIOError):
                 os.eventfd_read(kick)
-        return self.device.reset()
+        self._ending = self.device.reset()
 
     def close(self) -> None:
         """Take the device off the guest's memory, which it may use until its own `close` returns.
 
-        May be called again; nothing is written to the page afterwards.
+        Descriptors and page are not touched afterwards; may be called again.
         """
-        self._reset()
-        self.device.config_changed = _nothing
-
-
-def _nothing() -> None:
-    """Stand for `config_changed` of a device that is gone."""
-
-
-_ADDRESSES = {
-    Register.QUEUE_DESC_LOW: "desc",
-    Register.QUEUE_DRIVER_LOW: "driver",
-    Register.QUEUE_DEVICE_LOW: "device",
-}
-
-
-def _address_setters() -> Iterator[tuple[int, Callable[[Transport, int], bool]]]:
-    for low, name in _ADDRESSES.items():
-        yield low, lambda t, value, name=name: t._set_queue_addr(name, 0, value)
-        yield low + 4, lambda t, value, name=name: t._set_queue_addr(name, 32, value)
+        self._deactivate()
+        self.status = Status.RESET  # nobody is there to be interrupted
+        self._page = Page(memoryview(bytearray(PAGE)), self.device.device_id)
+        self.device.config_changed = unbound
 
 
 _WRITES: dict[int, Callable[[Transport, int], bool]] = {
@@ -410,5 +390,9 @@ _WRITES: dict[int, Callable[[Transport, int], bool]] = {
     Register.INTERRUPT_ACK: Transport._interrupt_ack,
     Register.STATUS: Transport._set_status,
     Register.SHM_SEL: Transport._shm_sel,
-    **dict(_address_setters()),
+    **{
+        low + shift // 8: partial(Transport._set_queue_addr, name=name, shift=shift)
+        for low, name in ADDRESSES
+        for shift in (0, 32)
+    },
 }

@@ -58,6 +58,14 @@ class Register(enum.IntEnum):
     CONFIG = 0x100
 
 
+# The low halves of a queue's three addresses; the high ones follow.
+ADDRESSES = (
+    (Register.QUEUE_DESC_LOW, "desc"),
+    (Register.QUEUE_DRIVER_LOW, "driver"),
+    (Register.QUEUE_DEVICE_LOW, "device"),
+)
+
+
 class Status(enum.IntFlag):
     """Device status bits (2.1)."""
 

@@ -11,19 +11,32 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from ..aio.console import Console
 from ..core import kvm
 from ..core.ram import GuestRam
 from ..devices.base import Device
+from ..devices.i8042 import KeyboardController
 from ..devices.mmio import Transport
+from ..devices.pm import Power
+from ..devices.rtc import Rtc
 from ..pc import layout
-from .ports import KeyboardController, PortDevice, Power, Rtc
 
 ALL_ONES = 0xFFFFFFFFFFFFFFFF
 _QUEUE_NOTIFY = 0x50  # virtio 1.2, 4.2.2
 _INTERRUPT_ACK = 0x64
 _USED_BUFFER = 1
+
+
+class PortDevice(Protocol):
+    """Something that answers I/O ports."""
+
+    def read(self, port: int, size: int) -> int:
+        """Return what the guest reads."""
+
+    def write(self, port: int, size: int, value: int) -> None:
+        """Take what the guest writes."""
 
 
 class Board:

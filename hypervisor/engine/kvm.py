@@ -22,6 +22,7 @@ from ..aio.console import Console
 from ..core import kvm
 from ..devices.base import Device
 from ..devices.net import Net
+from ..devices.rng import Rng
 from ..errors import HypervisorError
 from ..pc import boot, cmdline, cpu, cpuid
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
@@ -203,7 +204,7 @@ class KvmEngine:
 
 
 def _devices(config: Config) -> list[Device]:
-    return [*(Net(jack.mac, jack.mtu, name=jack.name) for jack in config.nics)]
+    return [Rng(), *(Net(jack.mac, jack.mtu, name=jack.name) for jack in config.nics)]
 
 
 def _msrs(packed: bytes) -> dict[int, int]:
