@@ -98,9 +98,7 @@ def _add(report: Report, samples: dict[str, list[float]]) -> None:
     ours, peer = samples["kvm"], samples["qemu"]
     pairs = tuple(q / k for k, q in zip(ours, peer, strict=True))
     options: dict[str, Any] = {"better": "lower", "unit": "s"}
-    report.add(
-        Cell("start to init", median(ours), {"qemu": median(peer)}, pairs=pairs, **options)
-    )
+    report.add(Cell("start to init", median(ours), {"qemu": median(peer)}, pairs=pairs, **options))
     own = median(samples["own"])
     report.add(Cell("start to first instruction", own, {"goal": OWN_GOAL}, **options))
 

@@ -137,7 +137,9 @@ class Board:
     async def close(self) -> None:
         """Let go of everything, the virtual machine too; may be called again."""
         while self._transports:
-            await self._transports.pop().close()
+            transport = self._transports.pop()
+            transport.close()
+            await transport.device.close()
         self._console_done()
         self.vm.close()
         self._undo.close()

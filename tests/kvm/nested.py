@@ -101,7 +101,11 @@ class Nested:
         self.close()
 
     def run(
-        self, argv: Sequence[str], *, timeout: float = 120.0, environment: dict[str, str] | None = None
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float = 120.0,
+        environment: dict[str, str] | None = None,
     ) -> Done:
         """Run a command in the checkout; NestedError when the machine does not answer."""
         request = {

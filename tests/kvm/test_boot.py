@@ -122,9 +122,10 @@ def test_the_clock_is_right_after_a_pause(image: Image) -> None:
 
 def test_network_both_ways_through_the_gateway(image: Image) -> None:
     async def go() -> None:
-        async with Gateway("192.168.127.1/24") as net, await asyncio.start_server(
-            serve, "127.0.0.1", 0
-        ) as server:
+        async with (
+            Gateway("192.168.127.1/24") as net,
+            await asyncio.start_server(serve, "127.0.0.1", 0) as server,
+        ):
             here = server.sockets[0].getsockname()
             async with machine(image, nics=[net.port("vm1")]) as vm:
                 await prompt(vm)

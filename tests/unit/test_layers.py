@@ -39,7 +39,6 @@ LAYERS = {
         "core",
         "vhost",
         "devices",
-        "pc",
         "aio",
         "engine",
         "image",
