@@ -80,9 +80,9 @@ class Machine:
         """Describe a machine; raise `UsageError` for what can never run.
 
         `cmdline` follows the defaults that every guest needs, so it has the last word.
-        `engine` "auto" is "kvm" where KVM runs unmodified kernels, else "qemu"; `engine_args`, which
-        go to QEMU as they are, make it "qemu" too.  `console_log` gets
-        everything the guest prints.
+        `engine` "auto" is "kvm" where KVM runs unmodified kernels, else "qemu"; `engine_args`,
+        which go to QEMU as they are, make it "qemu" too.  `console_log` gets everything the guest
+        prints.
         """
         if engine not in ENGINES:
             raise UsageError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")

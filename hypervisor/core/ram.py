@@ -12,6 +12,7 @@ from .memory import GuestMemory
 
 PAGE = 4096
 HUGE = 2 << 20
+_LARGE = 1 << 16
 
 
 class GuestRam:
@@ -56,7 +57,20 @@ class GuestRam:
 
     def write(self, gpa: int, data: bytes | bytearray | memoryview) -> None:
         """Copy `data` to `gpa`; UsageError unless it lies inside one range."""
-        self.view(gpa, len(data))[:] = data
+        if len(data) < _LARGE:
+            self.view(gpa, len(data))[:] = data
+            return
+        # Into the file: the kernel fills pages at once, without a fault and a cleared page each.
+        offset, left = self._offset(gpa, len(data)), memoryview(data)
+        while left:
+            written = os.pwrite(self.fd, left, offset)
+            offset, left = offset + written, left[written:]
+
+    def _offset(self, gpa: int, size: int) -> int:
+        for region in self.regions:
+            if region.gpa <= gpa and size <= region.size - (gpa - region.gpa):
+                return region.offset + gpa - region.gpa
+        raise UsageError(f"{size} bytes at {gpa:#x}, expected inside one range of guest memory")
 
     def read(self, gpa: int, size: int) -> bytes:
         """Copy `size` bytes from `gpa`; UsageError unless they lie inside one range."""

@@ -11,6 +11,8 @@ CLOCK_BOOTTIME has more.
 from __future__ import annotations
 
 import asyncio
+import mmap
+import os
 import struct
 import time
 from collections.abc import Sequence
@@ -28,6 +30,7 @@ from ..pc import boot, cmdline, cpu, cpuid
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .board import Board
 
+_MAPPED = 16 << 20  # bytes of a file from which on it is not read into memory of ours
 _CLOCK_TOLERANCE = 10_000_000  # nanoseconds: less than this is not worth a jump
 
 # KVM_SYSTEM_EVENT_* (linux/kvm.h)
@@ -212,9 +215,13 @@ def _msrs(packed: bytes) -> dict[int, int]:
     return {index: value for index, _, value in struct.iter_unpack("<IIQ", packed[8:])}
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> bytes | memoryview:
+    """Return the file's contents; what is large is mapped, for the kernel to copy."""
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            if os.fstat(file.fileno()).st_size < _MAPPED:
+                return file.read()
+            return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
     except OSError as error:
         raise EngineError(f"cannot read {path}: {error.strerror}") from None
 

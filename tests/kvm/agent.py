@@ -1,8 +1,8 @@
 """Runs inside the nested machine: takes commands from a virtio port, gives back output and code.
 
-A message is one line of JSON.  The host sends {"argv", "cwd", "environment", "timeout"}; the answers
-are {"output": text}, as it comes, and at last {"code": number}, 124 at the deadline as timeout(1)
-has it.  The first message is ours, {"ready": pid}.
+A message is one line of JSON.  The host sends {"argv", "cwd", "environment", "timeout"}; the
+answers are {"output": text}, as it comes, and at last {"code": number}, 124 at the deadline as
+timeout(1) has it.  The first message is ours, {"ready": pid}.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -108,6 +108,21 @@ class Nested:
         environment: dict[str, str] | None = None,
     ) -> Done:
         """Run a command in the checkout; NestedError when the machine does not answer."""
+        output = []
+        for part in self.stream(argv, timeout=timeout, environment=environment):
+            if isinstance(part, Done):
+                return Done(part.code, "".join(output))
+            output.append(part)
+        raise AssertionError("a stream ends with how the command ended")
+
+    def stream(
+        self,
+        argv: Sequence[str],
+        *,
+        timeout: float,
+        environment: dict[str, str] | None = None,
+    ) -> Iterator[str | Done]:
+        """Run a command and yield its output as it comes, then its end; to be read to the end."""
         request = {
             "argv": list(argv),
             "cwd": str(ROOT),
@@ -116,10 +131,9 @@ class Nested:
         }
         self._sock.sendall(json.dumps(request).encode() + b"\n")
         deadline = time.monotonic() + timeout + SPARE
-        output = []
         while "code" not in (message := self._receive(deadline)):
-            output.append(message["output"])
-        return Done(message["code"], "".join(output))
+            yield message["output"]
+        yield Done(message["code"], "")
 
     def _receive(self, deadline: float) -> dict[str, Any]:
         while b"\n" not in self._pending:

@@ -12,19 +12,19 @@ def test_kvm_is_good_inside() -> None:
 
 
 @pytest.mark.outside
-def test_output_and_code_come_back(nested: Nested) -> None:
-    done = nested.run(["sh", "-c", "echo one; sleep 0; echo two >&2; exit 3"])
+def test_output_and_code_come_back(outside: Nested) -> None:
+    done = outside.run(["sh", "-c", "echo one; sleep 0; echo two >&2; exit 3"])
     assert (done.code, done.output) == (3, "one\ntwo\n")
 
 
 @pytest.mark.outside
-def test_a_command_past_its_deadline_is_ended(nested: Nested) -> None:
-    assert nested.run(["sleep", "infinity"], timeout=0).code == 124
-    assert nested.run(["true"]).code == 0
+def test_a_command_past_its_deadline_is_ended(outside: Nested) -> None:
+    assert outside.run(["sleep", "infinity"], timeout=0).code == 124
+    assert outside.run(["true"]).code == 0
 
 
 @pytest.mark.outside
-def test_the_host_is_read_only(nested: Nested) -> None:
-    done = nested.run(["touch", __file__])
+def test_the_host_is_read_only(outside: Nested) -> None:
+    done = outside.run(["touch", __file__])
     assert done.code
     assert "Read-only" in done.output
