@@ -264,7 +264,8 @@ class Vm:
     def page(self, gpa: int, size: int = PAGE) -> memoryview:
         """Make zeroed memory that the guest reads at `gpa` without an exit; writes are MMIO exits.
 
-        For the registers of a device.  It lives as long as the view or the machine.
+        For the registers of devices, which may share one.  It lives as long as the view or the
+        machine.
         """
         memory = mmap.mmap(-1, size)
         address = ffi.from_buffer("uint8_t[]", memory, require_writable=True)
@@ -377,7 +378,10 @@ class Vm:
         return Uart(self, fd)
 
     def close(self) -> None:
-        """End all threads and release everything; calling it again does nothing."""
+        """End all threads and release everything; calling it again does nothing.
+
+        The kernel takes 10 to 100 ms for it: a loop that others wait for calls it in a thread.
+        """
         if self._handle is None:
             return
         lib.hv_vm_free(self._handle)

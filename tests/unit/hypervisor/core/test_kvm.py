@@ -290,10 +290,16 @@ def end_paused(guest: Guest) -> None:
 
 
 def held() -> tuple[int, int, int]:
-    """Count what this process holds: descriptors, threads, mappings."""
+    """Count what this process holds: descriptors, threads, mappings of guests and vCPUs."""
     proc = Path("/proc/self")
-    lines = (proc / "maps").read_text().count("\n")
-    return len(os.listdir(proc / "fd")), len(os.listdir(proc / "task")), lines
+    maps = (proc / "maps").read_text()
+    ours = maps.count("kvm") + maps.count("memfd:guest")
+    return len(os.listdir(proc / "fd")), len(os.listdir(proc / "task")), ours
+
+
+def mapped() -> int:
+    """Return the bytes of address space in use, to the page."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * 4096
 
 
 @pytest.mark.parametrize("turns", [28, pytest.param(253, marks=pytest.mark.slow)])
@@ -304,5 +310,6 @@ def test_starts_and_stops_leave_nothing(end: Callable[[Guest], None], turns: int
             guest.vm.uart()
             end(guest)
         if turn == 2:  # the C library keeps a stack or two for the next thread
-            before = held()
+            before, size = held(), mapped()
     assert held() == before
+    assert mapped() - size < turns << 16  # a stack or a serial port's rings are 128 KiB
