@@ -1,7 +1,7 @@
 """ACPI 6.5 tables of our machine: hardware-reduced, without PCI, virtio devices over MMIO.
 
 Section numbers are the ACPI specification's.  Everything lies between `layout.RSDP` and
-`layout.MP_TABLE`, where a BIOS would be; kernels also find it by scanning there (5.2.5.1).
+`layout.BIOS_END`, where a BIOS would be; kernels also find it by scanning there (5.2.5.1).
 """
 
 from __future__ import annotations

@@ -17,6 +17,10 @@ def test_pointer_and_header() -> None:
     assert struct.unpack_from("<I", config, 36)[0] == layout.LAPIC
 
 
+def test_the_largest_fits_into_the_last_kib_below_640() -> None:
+    assert layout.MP_TABLE + len(mptable.table(layout.MAX_CPUS)) <= 640 * 1024
+
+
 def test_entries() -> None:
     config = mptable.table(3)[16:]
     (count,) = struct.unpack_from("<H", config, 34)
