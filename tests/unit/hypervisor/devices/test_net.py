@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 from collections.abc import Callable
 
 import pytest
 from mmio_driver import ALL, LIVE, Bench
+from vhost_driver import called
 
 from hypervisor.devices.net import CONFIG, Net, Status
 from hypervisor.devices.registers import INTERRUPT_CONFIG, Register
 from hypervisor.errors import UsageError
 from hypervisor.queue.layout import Feature
+from vpnstack import Host
 from vpnstack.core.burst import Burst
 from vpnstack.link.port import Offload, Port, PortClosed
 
@@ -79,6 +82,37 @@ def test_frames_both_ways(net: Bench) -> None:
     assert net.interrupts() == 1
     stats = port.statistics()
     assert (stats.rx_frames, stats.rx_octets, stats.tx_frames, stats.tx_octets) == (1, 60, 1, 60)
+
+
+def test_a_host_answers_the_guest(net: Bench) -> None:
+    """The whole way: a guest's ARP request through port, driver and stack, and back."""
+    rx, tx = net.rings
+    buffer = rx.receive_buffer(100)
+    words = bytes.fromhex("0001080006040001")  # Ethernet, IPv4, request
+    ask = words + MAC + bytes((10, 0, 0, 2)) + bytes(6) + bytes((10, 0, 0, 1))
+
+    async def answer() -> None:
+        answered = asyncio.Event()
+        asyncio.get_running_loop().add_reader(net.call, lambda: called(net.call) and heard())
+
+        def heard() -> None:
+            if rx.used_elements():
+                answered.set()
+
+        async with (
+            asyncio.timeout(20),
+            Host(port_of(net), ["10.0.0.1/24"], mac="02:00:00:00:00:01"),
+        ):
+            tx.send(b"\xff" * 6 + MAC + b"\x08\x06" + ask)
+            os.eventfd_write(net.kicks[TX], 1)
+            await answered.wait()
+
+    net.loop.run_until_complete(answer())
+    net.loop.remove_reader(net.call)
+    frame = net.guest.read(buffer.gpa + 12, 42)
+    assert frame[:6] == MAC
+    assert frame[20:22] == b"\0\2"  # a reply
+    assert frame[28:32] == bytes((10, 0, 0, 1))
 
 
 def test_the_loop_leaves_kicks_to_the_port(net: Bench) -> None:
