@@ -21,6 +21,7 @@ from typing import BinaryIO, Self
 from vpnstack.link.port import Jack
 
 from .aio.console import Console
+from .devices.base import Device
 from .engine.base import (
     TRANSITIONS,
     Config,
@@ -72,6 +73,7 @@ class Machine:
         memory: str | int = "256M",
         cpus: int = 1,
         nics: Sequence[Jack] = (),
+        devices: Sequence[Device] = (),
         name: str = "vm",
         engine: str = "auto",
         engine_args: Sequence[str] = (),
@@ -82,7 +84,7 @@ class Machine:
         `cmdline` follows the defaults that every guest needs, so it has the last word.
         `engine` "auto" is "kvm" where KVM runs unmodified kernels, else "qemu"; `engine_args`,
         which go to QEMU as they are, make it "qemu" too.  `console_log` gets everything the guest
-        prints.
+        prints.  `devices` are virtio devices of your own (see `devices.base`), on "kvm" alone.
         """
         if engine not in ENGINES:
             raise UsageError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
@@ -96,6 +98,7 @@ class Machine:
             memory=parse_memory(memory),
             cpus=cpus,
             nics=tuple(nics),
+            devices=tuple(devices),
             engine_args=tuple(engine_args),
         )
         self.name = name

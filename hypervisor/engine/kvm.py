@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ..aio.console import Console
 from ..core import kvm
+from ..devices.balloon import Balloon
 from ..devices.base import Device
 from ..devices.net import Net
 from ..devices.rng import Rng
@@ -118,7 +119,7 @@ class KvmEngine:
     def _plug(self, config: Config) -> None:
         assert self._board is not None
         nics = [device for device in self._board.devices if isinstance(device, Net)]
-        for jack, device in zip(config.nics, nics, strict=True):
+        for jack, device in zip(config.nics, nics, strict=False):  # further ones are the user's
             jack.plug(device.port)
             self._notify(EventKind.NIC_CONNECTED, jack.name)
 
@@ -207,7 +208,13 @@ class KvmEngine:
 
 
 def _devices(config: Config) -> list[Device]:
-    return [Rng(), *(Net(jack.mac, jack.mtu, name=jack.name) for jack in config.nics)]
+    """Return the machine's devices; a balloon gives back what the guest reports as free."""
+    return [
+        Rng(),
+        Balloon(),
+        *(Net(jack.mac, jack.mtu, name=jack.name) for jack in config.nics),
+        *config.devices,
+    ]
 
 
 def _msrs(packed: bytes) -> dict[int, int]:

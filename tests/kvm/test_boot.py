@@ -109,12 +109,18 @@ def test_the_clock_is_right_after_a_pause(image: Image) -> None:
     async def go() -> None:
         async with machine(image) as vm:
             await prompt(vm)
+            await command(vm, "while sleep 1; do echo tick; done & :")
+            await prompt(vm, b"tick")
             await vm.pause()
             assert vm.status() is State.PAUSED
+            late = b""
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(PAUSE):
-                    await vm.console.read()
+                    while True:
+                        late += await vm.console.read()
+            assert late.count(b"tick") < 2, "a paused machine ran"
             await vm.resume()
+            await command(vm, "kill $!")
             assert abs(await now(vm) - time.time()) < PAUSE / 2
 
     asyncio.run(go())

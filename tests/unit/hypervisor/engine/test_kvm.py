@@ -12,6 +12,7 @@ from guest_images import vmlinux
 from hypervisor import EngineError, EventKind, ExitReason, Machine, State, UsageError
 from hypervisor.aio.console import Console
 from hypervisor.core.kvm import why_not
+from hypervisor.devices.base import Device
 from hypervisor.engine.kvm import KvmEngine
 
 REASON = why_not()
@@ -28,6 +29,7 @@ ECHO = bytes.fromhex("bafd030000 ec a801 74fb baf8030000 ec ee ebed")
 BUTTON = bytes.fromhex("ba04060000 ed a801 74fb")  # wait for the event's bit
 PRINT = bytes.fromhex("baf8030000 ee")
 MAGIC = bytes.fromhex("bb000000d0 8b03") + PRINT  # the first byte of device 0's registers
+OWN_ID = bytes.fromhex("bb082000d0 8b03") + PRINT  # device 2's identifier
 NOWHERE = bytes.fromhex("bb000000e0 8a03 8803 ba00080000 ec") + PRINT  # MMIO, then port 0x800
 
 
@@ -114,6 +116,31 @@ async def test_registers_of_a_device_and_empty_space(machine: Callable[..., Mach
     async with machine(MAGIC + NOWHERE + OFF) as vm:
         assert await read(vm, 2) == b"v\xff"
         assert await ended(vm) is ExitReason.POWER_OFF
+
+
+class Own(Device):
+    """A device with a number that no standard has."""
+
+    device_id = 77
+    closed = False
+
+    async def close(self) -> None:
+        self.closed = True
+
+
+async def test_a_device_of_the_users_own(machine: Callable[..., Machine]) -> None:
+    device = Own()
+    async with machine(OWN_ID + OFF, devices=[device]) as vm:
+        assert await read(vm, 1) == bytes([77])
+        assert await ended(vm) is ExitReason.POWER_OFF
+    assert device.closed
+
+
+async def test_qemu_takes_no_devices_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "kernel"
+    path.write_bytes(b"k")
+    with pytest.raises(EngineError, match="kvm alone"):
+        await Machine(path, engine="qemu", devices=[Own()]).start()
 
 
 async def test_many_machines_on_one_loop(machine: Callable[..., Machine]) -> None:
