@@ -15,7 +15,7 @@ int vq_chain_pop(struct vq *q)
         return 0;
     }
     q->iovcnt = q->readable = 0;
-    if (vq_walk(q, &q->head, VQ_MIXED))
+    if (vq_walk_mixed(q, &q->head))
         return 0;
     q->last_avail++;
     q->inflight++;

@@ -69,9 +69,6 @@ struct vq {
     uint8_t guest_csum;
     uint8_t guest_ecn;
     uint8_t silent;      /* the driver was told not to kick (without event_idx) */
-    uint16_t head;       /* of the chain that vq_chain_pop() took */
-    uint32_t readable;   /* of its pieces in iov; the others are writable */
-    uint32_t inflight;   /* chains taken by vq_chain_pop() and not pushed yet */
     int call_fd;         /* -1: the driver polls */
     uint32_t error;      /* enum vq_error */
     uint64_t error_a;
@@ -85,6 +82,9 @@ struct vq {
     uint32_t arena_used;
     uint32_t region;     /* of the memory table: where the last buffer lay */
     uint32_t iovcnt;
+    uint16_t head;       /* of the chain that vq_chain_pop() took */
+    uint32_t readable;   /* of its pieces in iov; the others are writable */
+    uint32_t inflight;   /* chains taken by vq_chain_pop() and not pushed yet */
     struct iovec iov[VQ_IOV_MAX];
 };
 

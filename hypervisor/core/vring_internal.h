@@ -4,11 +4,10 @@
 
 #include "vring.h"
 
-#define VQ_MIXED 2 /* vq_walk: readable buffers, then writable ones (virtio 1.2, 2.7.4.2) */
-
 int vq_break(struct vq *q, uint32_t error, uint64_t a, uint64_t b);
 void vq_hint(struct vq *q, int writable);
 int vq_walk(struct vq *q, uint16_t *head, int writable);
+int vq_walk_mixed(struct vq *q, uint16_t *head);
 void vq_used_put(struct vq *q, uint16_t head, uint32_t len);
 
 #endif
