@@ -1,6 +1,7 @@
 """The distribution's own kernel on our own monitor: boot, console, network, life, nothing left."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import random
@@ -10,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from hypervisor import ExitReason, Machine, State
+from hypervisor.engine.kvm import KvmEngine
 from hypervisor.image.build import Image
 from vpnstack import Gateway
 
@@ -66,7 +68,7 @@ async def now(vm: Machine) -> int:
     return int((await command(vm, "date +%s")).split()[0])
 
 
-@pytest.mark.parametrize("cpus", [1, 2])
+@pytest.mark.parametrize("cpus", [1, 2, 4])
 def test_boot_to_a_shell_and_power_off(image: Image, cpus: int) -> None:
     async def go() -> None:
         async with machine(image, cpus=cpus) as vm:
@@ -114,7 +116,7 @@ def test_the_clock_is_right_after_a_pause(image: Image) -> None:
             await vm.pause()
             assert vm.status() is State.PAUSED
             late = b""
-            with pytest.raises(TimeoutError):
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(PAUSE):
                     while True:
                         late += await vm.console.read()
@@ -137,13 +139,21 @@ def test_network_both_ways_through_the_gateway(image: Image) -> None:
                 await prompt(vm)
                 wait = "until ip -4 addr show eth0 | grep inet; do usleep 100000; done"
                 assert "192.168.127." in await command(vm, wait)
+                before = user_exits(vm)
                 line = f"wget -q -O - http://host.internal:{here[1]}/ | sha256sum"
                 assert hashlib.sha256(BODY).hexdigest() in await command(vm, line)
                 await command(vm, f"yes trikit | head -c {len(BODY)} > /run/body; httpd -h /run")
                 published = await net.publish("tcp", host=("127.0.0.1", 0), guest=("vm1", 80))
                 assert (b"trikit\n" * len(BODY))[: len(BODY)] in await fetch(published.address)
+                assert user_exits(vm) == before, "data came to Python by an exit"
 
     asyncio.run(go())
+
+
+def user_exits(vm: Machine) -> int:
+    """Return how often a processor has waited for Python."""
+    assert isinstance(vm.engine, KvmEngine)
+    return vm.engine.statistics().user_exits
 
 
 async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
