@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from vpnstack.link.port import Jack
+
 from ..aio.console import Console
 from ..core import kvm
 from ..devices.balloon import Balloon
@@ -62,7 +64,7 @@ class KvmEngine:
         self.ended: asyncio.Future[Exit] = self._loop.create_future()
         self._vm: kvm.Vm | None = None
         self._board: Board | None = None
-        self._config: Config | None = None
+        self._jacks: list[Jack] = []  # in which a port of ours is plugged
         self._notify: Notify = lambda kind, detail: None
         self._paused_at = (0, 0)  # the guest's clock and the host's, in nanoseconds
         self._first_instruction = 0.0
@@ -70,16 +72,16 @@ class KvmEngine:
     async def start(self, config: Config, console: Console, notify: Notify) -> None:
         """Run the machine; raise `EngineError` when it cannot be made."""
         begin = time.monotonic()
-        self._notify, self._config = notify, config
+        self._notify = notify
         try:
             vm = self._make(config, console)
             self._loop.add_reader(vm.exit_fd, self._on_exits)
             vm.resume()
-        except (HypervisorError, OSError) as error:
+        except BaseException as error:
             await self.close()
-            raise EngineError(str(error)) from error
-        except BaseException:
-            await self.close()
+            console.close()
+            if isinstance(error, HypervisorError | OSError):
+                raise EngineError(str(error)) from error
             raise
         self._first_instruction = time.monotonic() - begin
 
@@ -120,6 +122,7 @@ class KvmEngine:
         assert self._board is not None
         nics = [device for device in self._board.devices if isinstance(device, Net)]
         for jack, device in zip(config.nics, nics, strict=False):  # further ones are the user's
+            self._jacks.append(jack)
             jack.plug(device.port)
             self._notify(EventKind.NIC_CONNECTED, jack.name)
 
@@ -197,10 +200,8 @@ class KvmEngine:
     async def close(self) -> None:
         """Leave no thread, descriptor or mapping."""
         self.kill()
-        if self._config is not None:
-            for jack in self._config.nics:
-                jack.unplug()
-            self._config = None
+        while self._jacks:
+            self._jacks.pop().unplug()
         if self._board is not None:
             await self._board.close()
         if self._vm is not None:  # also when there is no board yet
