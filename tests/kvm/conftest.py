@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,12 +20,14 @@ from nested import Done, Nested
 
 from hypervisor.engine import host
 from hypervisor.errors import UsageError
+from hypervisor.image.apt import Apt, fetch
 from hypervisor.image.build import Image, Spec, build, load
 from hypervisor.image.cache import Cache, default_directory
 
 INSIDE = "TRIKIT_NESTED" in os.environ
 DIRECT = INSIDE or host.kvm().good
 GUEST = "TRIKIT_GUEST_IMAGE"
+CLOUD = "TRIKIT_GUEST_CLOUD"
 HERE = Path(__file__).parent
 MARK = "@@report "
 A_TEST = 240.0  # seconds that a test may take on a busy machine
@@ -32,9 +36,8 @@ A_TEST = 240.0  # seconds that a test may take on a busy machine
 class Inside:
     """One pytest in the nested machine, and what it says."""
 
-    def __init__(self, machine: Nested, nodes: list[str], image: Image) -> None:
+    def __init__(self, machine: Nested, nodes: list[str], environment: dict[str, str]) -> None:
         argv = [machine.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *nodes]
-        environment = {GUEST: str(image.directory)}
         timeout = A_TEST * len(nodes)
         self._parts = machine.stream(argv, timeout=timeout, environment=environment)
         self._pending = ""
@@ -79,10 +82,13 @@ def nested(require: Callable[..., None]) -> Iterator[Nested]:
 
 
 @pytest.fixture(scope="session")
-def inside(request: pytest.FixtureRequest, nested: Nested, image: Image) -> Inside:
+def inside(
+    request: pytest.FixtureRequest, nested: Nested, image: Image, cloud: tuple[Path, Path]
+) -> Inside:
     """The pytest in the nested machine, for the tests of this run that belong there."""
     nodes = [item.nodeid for item in request.session.items if _belongs_inside(item)]
-    return Inside(nested, nodes, image)
+    environment = {GUEST: str(image.directory), CLOUD: ":".join(map(str, cloud))}
+    return Inside(nested, nodes, environment)
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +100,39 @@ def image() -> Image:
         return build(Spec(), Cache(default_directory(os.environ)))
     except UsageError as error:
         pytest.skip(f"no image: {error}")
+
+
+@pytest.fixture(scope="session")
+def cloud(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The distribution's kernel for clouds as it is packed, a bzImage, and its initramfs."""
+    if INSIDE:
+        kernel, initrd = os.environ[CLOUD].split(":")
+        return Path(kernel), Path(initrd)
+    cache = Cache(default_directory(os.environ))
+    try:
+        made = build(Spec(kernel_package="linux-image-cloud-amd64"), cache)
+        (package,) = Apt(cache.directory / "lists.json").kernel("linux-image-cloud-amd64")
+        deb = fetch(package, cache, lambda what, done, total: None)
+    except UsageError as error:
+        pytest.skip(f"no image: {error}")
+    path = tmp_path_factory.mktemp("cloud") / "vmlinuz"
+    path.write_bytes(_vmlinuz(deb))
+    return path, made.initrd
+
+
+def _vmlinuz(deb: Path) -> bytes:
+    unpacking = subprocess.Popen(["dpkg-deb", "--fsys-tarfile", str(deb)], stdout=subprocess.PIPE)
+    try:
+        with tarfile.open(fileobj=unpacking.stdout, mode="r|") as archive:
+            for member in archive:
+                if member.name.startswith("./boot/vmlinuz-"):
+                    file = archive.extractfile(member)
+                    assert file is not None
+                    return file.read()
+        raise AssertionError(f"{deb} holds no kernel")
+    finally:
+        unpacking.kill()
+        unpacking.communicate()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +83,16 @@ def test_boot_to_a_shell_and_power_off(image: Image, cpus: int) -> None:
             vm.console.write(b"poweroff -f\n")
             async with asyncio.timeout(30):
                 assert (await vm.wait()).reason is ExitReason.POWER_OFF
+
+    asyncio.run(go())
+
+
+def test_a_bzimage_as_it_is_packed(cloud: tuple[Path, Path]) -> None:
+    async def go() -> None:
+        async with Machine(*cloud, engine="kvm", cpus=2) as vm:
+            await prompt(vm)
+            assert "cloud" in await command(vm, "uname -r")
+            assert (await vm.stop(30)).reason is ExitReason.POWER_OFF
 
     asyncio.run(go())
 
