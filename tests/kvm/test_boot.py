@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from hypervisor import ExitReason, Machine, State
 from hypervisor.engine.kvm import KvmEngine
@@ -22,6 +23,12 @@ BOOT = 120.0  # seconds; under emulation the guest of a guest takes 10 to 20
 PAUSE = 6.0  # seconds
 PROMPT = b"/ # "
 BODY = random.Random(5).randbytes(3 << 20)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _libuv() -> None:
+    """Let libuv open the two descriptors that it keeps for the life of the process."""
+    uvloop.run(asyncio.sleep(0))
 
 
 @pytest.fixture(autouse=True)
@@ -109,13 +116,13 @@ def test_reboot_and_panic_end_with_a_reset(image: Image) -> None:
     asyncio.run(go(b"echo c > /proc/sysrq-trigger\n"))
 
 
-def test_power_button(image: Image) -> None:
+def test_power_button_on_uvloop(image: Image) -> None:
     async def go() -> None:
         async with machine(image) as vm:
             await prompt(vm)
             assert (await vm.stop(30)).reason is ExitReason.POWER_OFF
 
-    asyncio.run(go())
+    uvloop.run(go())
 
 
 def test_the_clock_is_right_after_a_pause(image: Image) -> None:
