@@ -10,7 +10,8 @@ root=$(cd "$(dirname "$0")/../.." && pwd)
 copy=$(mktemp -d)
 trap 'rm -rf "$copy"' EXIT
 cp -r "$root/vpnstack" "$root/hypervisor" "$root/dataflow" "$root/setup.py" "$root/setup.cfg" \
-    "$root/pyproject.toml" "$root/README.md" "$root/LICENSE" "$root/tests" "$copy"
+    "$root/pyproject.toml" "$root/README.md" "$root/LICENSE" "$root/tests" \
+    "$root/examples" "$copy"
 cd "$copy"
 rm -f vpnstack/core/_core*.so hypervisor/core/_core*.so
 CFLAGS="-g -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
