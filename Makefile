@@ -1,5 +1,6 @@
 # make demo    boot a guest on our network and our file tree, and show that it works
 # make test    all tests: the fast lane, then the real peers
+# make test-kvm  machines on KVM, in a nested machine where this host's cannot run them
 # make check   format, lint, types and the fast tests
 # make bench   benchmarks side by side with peers (BENCH=--quick for under a minute each)
 # make fuzz    every fuzz target for FUZZ_SECONDS
@@ -9,11 +10,11 @@
 PYTHON_VENV := .venv/bin/python
 FUZZ_SECONDS ?= 60
 BENCH ?=
-BENCHMARKS := $(wildcard $(patsubst %,benchmarks/%.py,peers tcp vhost scale))
+BENCHMARKS := $(wildcard $(patsubst %,benchmarks/%.py,peers tcp vhost scale hypervisor))
 PYTEST ?=
 FAST := -m "not compat and not slow" tests/unit tests/packetdrill
 
-.PHONY: demo test check bench fuzz asan setup clean
+.PHONY: demo test test-kvm check bench fuzz asan setup clean
 
 demo:
 	@scripts/setup demo
@@ -21,7 +22,11 @@ demo:
 
 test:
 	@scripts/setup test
-	@$(PYTHON_VENV) -m pytest $(PYTEST) tests/unit tests/packetdrill tests/compat
+	@$(PYTHON_VENV) -m pytest $(PYTEST) tests/unit tests/packetdrill tests/compat tests/kvm
+
+test-kvm:
+	@scripts/setup test
+	@$(PYTHON_VENV) -m pytest $(PYTEST) tests/kvm
 
 check:
 	@scripts/setup test

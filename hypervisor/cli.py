@@ -17,6 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
 from .aio.terminal import Terminal
+from .engine.choice import explain
 from .engine.host import survey
 from .errors import HypervisorError
 from .image.build import Image, Spec, build, load
@@ -73,6 +74,9 @@ def run(
     Without --kernel, the default image is built (once) and booted.  SIGTERM presses the power
     button.  On a terminal, Ctrl-] detaches by asking the guest to power off; pressed again, it
     kills.
+
+    --engine auto takes kvm, our own monitor, where this host's KVM runs kernels (see `hypervisor
+    doctor`), and qemu elsewhere or with --engine-arg.
 
     \b
     Exit code: 0 power-off, 2 reboot, 3 triple fault, 1 error or killed.
@@ -173,7 +177,7 @@ def doctor(as_json: bool) -> None:
 
     Exit code 0 when machines can run, by KVM or by emulation.
     """
-    facts = survey()
+    facts = [explain(), *survey()]
     by_name = {fact.name: fact for fact in facts}
     if as_json:
         click.echo(json.dumps([asdict(fact) for fact in facts], indent=1))
@@ -183,7 +187,8 @@ def doctor(as_json: bool) -> None:
             mark = "[green]yes[/]" if fact.good else "[red]no[/]"
             table.add_row(mark, fact.name, fact.found, fact.advice)
         Screen().print(table)
-    sys.exit(0 if by_name["qemu-system-x86_64"].good and by_name["setpriv"].good else 1)
+    emulation = by_name["qemu-system-x86_64"].good and by_name["setpriv"].good
+    sys.exit(0 if by_name["kvm"].good or emulation else 1)
 
 
 def _cache(directory: Path | None) -> Cache:

@@ -21,6 +21,7 @@ from typing import BinaryIO, Self
 from vpnstack.link.port import Jack
 
 from .aio.console import Console
+from .devices.base import Device
 from .engine.base import (
     TRANSITIONS,
     Config,
@@ -32,10 +33,16 @@ from .engine.base import (
     ExitReason,
     State,
 )
+from .engine.choice import choose
+from .engine.kvm import KvmEngine
 from .engine.qemu import QemuEngine
 from .errors import UsageError
 
-ENGINES: dict[str, Callable[[], Engine]] = {"auto": QemuEngine, "qemu": QemuEngine}
+ENGINES: dict[str, Callable[[], Engine]] = {
+    "auto": lambda: KvmEngine() if choose() == "kvm" else QemuEngine(),
+    "kvm": KvmEngine,
+    "qemu": QemuEngine,
+}
 CPUS_MAX = 16
 _UNITS = {"": 1 << 20, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _MEMORY_MIN = 32 << 20
@@ -66,6 +73,7 @@ class Machine:
         memory: str | int = "256M",
         cpus: int = 1,
         nics: Sequence[Jack] = (),
+        devices: Sequence[Device] = (),
         name: str = "vm",
         engine: str = "auto",
         engine_args: Sequence[str] = (),
@@ -74,8 +82,9 @@ class Machine:
         """Describe a machine; raise `UsageError` for what can never run.
 
         `cmdline` follows the defaults that every guest needs, so it has the last word.
-        `engine_args` go to the engine as they are (QEMU's own arguments).  `console_log` gets
-        everything the guest prints.
+        `engine` "auto" is "kvm" where KVM runs unmodified kernels, else "qemu"; `engine_args`,
+        which go to QEMU as they are, make it "qemu" too.  `console_log` gets everything the guest
+        prints.  `devices` are virtio devices of your own (see `devices.base`), on "kvm" alone.
         """
         if engine not in ENGINES:
             raise UsageError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
@@ -89,6 +98,7 @@ class Machine:
             memory=parse_memory(memory),
             cpus=cpus,
             nics=tuple(nics),
+            devices=tuple(devices),
             engine_args=tuple(engine_args),
         )
         self.name = name
@@ -123,7 +133,10 @@ class Machine:
         loop = asyncio.get_running_loop()
         self.started_at = loop.time()
         self._console = Console(log=self._console_log)
-        self._engine = ENGINES[self._engine_name]()
+        engine_name = self._engine_name
+        if engine_name == "auto" and self.config.engine_args:  # which are QEMU's
+            engine_name = "qemu"
+        self._engine = ENGINES[engine_name]()
         try:
             await self._engine.start(self.config, self._console, self._notify)
         except BaseException as error:

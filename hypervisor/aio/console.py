@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import BinaryIO
 
 from ..errors import UsageError
@@ -36,6 +36,7 @@ class Console:
         self._drained = asyncio.Event()
         self._drained.set()
         self._sock: socket.socket | None = None
+        self._send: Callable[[bytes], int] | None = None
         self._loop = asyncio.get_running_loop()
 
     def attach(self, sock: socket.socket) -> None:
@@ -43,6 +44,25 @@ class Console:
         sock.setblocking(False)
         self._sock = sock
         self._loop.add_reader(sock.fileno(), self._on_readable)
+
+    def connect(self, send: Callable[[bytes], int]) -> None:
+        """Be the line of a serial port in this process.
+
+        `send` takes what the port has room for and returns how much that was.  The port's owner
+        calls `receive` with what the guest prints and `flush` when there is room again.
+        """
+        self._send = send
+
+    def receive(self, data: bytes) -> None:
+        """Take what the guest printed."""
+        self._take(data)
+
+    def flush(self) -> None:
+        """Send what was written, as far as the port takes it."""
+        if self._send is not None and self._outgoing:
+            del self._outgoing[: self._send(bytes(self._outgoing))]
+            if not self._outgoing:
+                self._drained.set()
 
     async def read(self, limit: int = 65536) -> bytes:
         """Return up to `limit` bytes, waiting for the first; empty at the end."""
@@ -69,14 +89,15 @@ class Console:
 
     def write(self, data: bytes) -> None:
         """Type `data` into the guest; see `drain` for large amounts."""
-        if self.closed or self._sock is None:
+        if self.closed or (self._sock is None and self._send is None):
             raise UsageError("the console is closed: the machine does not run")
         if len(self._outgoing) + len(data) > _WRITE_MAX:
             raise UsageError(f"more than {_WRITE_MAX} bytes wait for the guest: await drain()")
-        if not self._outgoing:
+        if self._sock is not None and not self._outgoing:
             self._loop.add_writer(self._sock.fileno(), self._on_writable)
         self._drained.clear()
         self._outgoing += data
+        self.flush()
 
     async def drain(self) -> None:
         """Wait until everything written was taken by the machine."""
@@ -91,6 +112,7 @@ class Console:
             self._loop.remove_writer(self._sock.fileno())
             self._sock.close()
             self._sock = None
+        self._send = None
         self._end()
 
     def _on_readable(self) -> None:

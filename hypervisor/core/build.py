@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 from pathlib import Path
 
@@ -9,8 +10,13 @@ from cffi import FFI
 
 HERE = Path("hypervisor/core")  # setuptools runs from the project's root: paths are relative
 FRAME = Path("vpnstack/core")  # the frame contract, included as a header and never linked
-SOURCES = ("core.c", "memory.c", "vring.c", "net.c")
-HEADERS = ("core.h", "vring.h")
+SOURCES = ["core.c", "memory.c", "discard.c", "vring.c", "chain.c", "net.c"]
+HEADERS = ["core.h", "vring.h"]
+INTERNAL = ["vring_internal.h"]
+if platform.machine() == "x86_64":  # the machine monitor; the rest runs anywhere
+    SOURCES += ["kvm.c", "vcpu.c", "run.c", "state.c", "uart.c"]
+    HEADERS += ["kvm.h"]
+    INTERNAL += ["kvm_internal.h"]
 
 
 def declarations(header: str) -> str:
@@ -31,8 +37,8 @@ ffi.set_source(
     "".join(f'#include "{name}"\n' for name in HEADERS),
     sources=[str(HERE / name) for name in SOURCES],
     include_dirs=[str(HERE), str(FRAME)],
-    depends=[str(HERE / name) for name in (*HEADERS, "vring_internal.h")]
-    + [str(FRAME / "frame.h")],
+    depends=[str(HERE / name) for name in (*HEADERS, *INTERNAL)] + [str(FRAME / "frame.h")],
+    libraries=["pthread"],
     extra_compile_args=[
         "-O2",
         "-std=gnu11",

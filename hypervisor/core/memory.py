@@ -82,6 +82,15 @@ class GuestMemory:
                 return memoryview(ffi.buffer(ffi.cast("uint8_t *", m.host), region.size))
         raise PeerError(f"no memory region at {region.gpa:#x}")
 
+    def discard_pfns(self, pfns: memoryview) -> tuple[int, int]:
+        """Give back the 4 KiB pages whose numbers (little-endian, 4 bytes) are in `pfns`.
+
+        Returns the bytes given back and how many pages could not be.
+        """
+        refused = ffi.new("uint32_t *")
+        done = lib.hv_discard_pfns(self.table, ffi.from_buffer(pfns), len(pfns) // 4, refused)
+        return int(done), int(refused[0])
+
     @property
     def faulted(self) -> bool:
         """True when a file behind a mapping was truncated: what was read since is zeros."""
@@ -95,3 +104,9 @@ class GuestMemory:
         while self._mappings:
             m = self._mappings.pop()
             lib.hv_unmap(m.base, m.length)
+
+
+def discard(piece: memoryview) -> int:
+    """Give back the whole pages of `piece`, guest memory; returns the bytes, 0 if it cannot be."""
+    address = int(ffi.cast("uintptr_t", ffi.from_buffer(piece)))
+    return max(0, int(lib.hv_discard(address, len(piece))))

@@ -142,6 +142,20 @@ class Ring:
         q = self.q
         return int(lib.vq_rx_push(q, burst.address, 0, burst.count, ffi.NULL, self.pair))
 
+    def chain_pop(self) -> tuple[int, list[memoryview], list[memoryview]] | None:
+        """Take the next chain: its head, what the driver wrote, and where we may write."""
+        q = self.q
+        if not lib.vq_chain_pop(q):
+            return None
+        pieces = [
+            memoryview(ffi.buffer(q.iov[i].iov_base, q.iov[i].iov_len)) for i in range(q.iovcnt)
+        ]
+        return q.head, pieces[: q.readable], pieces[q.readable :]
+
+    def chain_push(self, head: int, written: int) -> None:
+        """Give back a chain of `chain_pop`, `written` bytes of it written; `publish` follows."""
+        lib.vq_chain_push(self.q, head, written)
+
     def publish(self) -> bool:
         """Give back what was popped, and notify the driver if it wants that; says whether."""
         return bool(lib.vq_publish(self.q))

@@ -130,6 +130,7 @@ void vq_detach(struct vq *q)
     q->desc = q->avail = q->used = NULL;
     q->memory = NULL;
     q->pending = 0;
+    q->inflight = 0;
     q->arena_used = 0;
     q->silent = 0;
     q->error = VQ_OK;
@@ -230,8 +231,11 @@ void vq_hint(struct vq *q, int writable)
 }
 
 /* Reads the chain at last_avail and appends its buffers to q->iov, without taking it: the caller
- * moves last_avail.  Returns 0, or -EPROTO and a broken queue. */
-int vq_walk(struct vq *q, uint16_t *head_out, int writable)
+ * moves last_avail.  If `mixed`, readable buffers and then writable ones (2.7.4.2), and q->readable
+ * says where these begin; the caller clears it and q->iovcnt before.  Returns 0, or -EPROTO and a
+ * broken queue.  Inlined twice, so that frames do not pay for what they have not. */
+static inline __attribute__((always_inline)) int walk(struct vq *q, uint16_t *head_out,
+                                                      int writable, int mixed)
 {
     const uint8_t *table = q->desc;
     uint32_t entries = q->size;
@@ -259,16 +263,29 @@ int vq_walk(struct vq *q, uint16_t *head_out, int writable)
         }
         if (d.len == 0)
             return vq_break(q, VQ_BAD_LEN, d.addr, d.len);
-        if (!(d.flags & DESC_WRITE) != !writable)
+        int readable = !(d.flags & DESC_WRITE);
+        if (mixed ? readable && q->iovcnt != q->readable : readable != !writable)
             return vq_break(q, VQ_BAD_DIRECTION, head, d.flags);
         if (gather(q, head, d.addr, d.len))
             return -EPROTO;
+        if (mixed && readable)
+            q->readable = q->iovcnt;
         if (!(d.flags & DESC_NEXT))
             return 0;
         if (d.next >= entries)
             return vq_break(q, VQ_BAD_NEXT, d.next, entries);
         i = d.next;
     }
+}
+
+int vq_walk(struct vq *q, uint16_t *head, int writable)
+{
+    return walk(q, head, writable, 0);
+}
+
+int vq_walk_mixed(struct vq *q, uint16_t *head)
+{
+    return walk(q, head, 0, 1);
 }
 
 /* Writes a used element behind the published ones (the caller keeps pending below size). */

@@ -47,7 +47,7 @@ enum vq_error {
     VQ_BAD_INDIRECT,    /* address, length of the table: zero, not whole or too long */
     VQ_BAD_NESTED,      /* head, flags: indirect inside indirect, or with NEXT */
     VQ_BAD_FEATURE,     /* head, flags: indirect without the feature */
-    VQ_BAD_DIRECTION,   /* head, flags: writable on transmit, readable on receive */
+    VQ_BAD_DIRECTION,   /* head, flags: writable on transmit, readable on receive or after writable */
     VQ_BAD_PIECES,      /* head, most pieces allowed */
     VQ_ERRORS
 };
@@ -82,6 +82,9 @@ struct vq {
     uint32_t arena_used;
     uint32_t region;     /* of the memory table: where the last buffer lay */
     uint32_t iovcnt;
+    uint16_t head;       /* of the chain that vq_chain_pop() took */
+    uint32_t readable;   /* of its pieces in iov; the others are writable */
+    uint32_t inflight;   /* chains taken by vq_chain_pop() and not pushed yet */
     struct iovec iov[VQ_IOV_MAX];
 };
 
@@ -99,6 +102,11 @@ int hv_faulted(uint64_t base);
 uint32_t hv_faults(void);
 int hv_memory_add(struct hv_memory *m, uint64_t gpa, uint64_t size, uint64_t uva, uint64_t host);
 
+/* discard.c */
+int64_t hv_discard(uint64_t host, uint64_t size);
+uint64_t hv_discard_pfns(const struct hv_memory *m, const uint8_t *pfns, uint32_t count,
+                         uint32_t *refused);
+
 /* vring.c */
 int vq_attach(struct vq *q, const struct hv_memory *m, uint32_t size, uint64_t desc_uva,
               uint64_t avail_uva, uint64_t used_uva);
@@ -108,6 +116,10 @@ uint32_t vq_ready(struct vq *q);
 uint32_t vq_arm(struct vq *q);
 void vq_suppress(struct vq *q);
 int vq_publish(struct vq *q);
+
+/* chain.c */
+int vq_chain_pop(struct vq *q);
+void vq_chain_push(struct vq *q, uint32_t head, uint32_t written);
 
 /* net.c */
 uint32_t vq_tx_pop(struct vq *q, uintptr_t frames, uint32_t at, uint32_t capacity,

@@ -16,6 +16,7 @@ from typing import Protocol
 from vpnstack.link.port import Jack
 
 from ..aio.console import Console
+from ..devices.base import Device
 from ..errors import HypervisorError
 
 
@@ -105,6 +106,7 @@ class Config:
     cpus: int
     nics: tuple[Jack, ...] = ()
     engine_args: tuple[str, ...] = field(default=())  # further arguments of the engine's own
+    devices: tuple[Device, ...] = ()  # virtio devices of the user's own, for this machine alone
 
 
 Notify = Callable[[EventKind, str], None]

@@ -68,6 +68,8 @@ class QemuEngine:
 
     async def start(self, config: Config, console: Console, notify: Notify) -> None:
         """Run the machine; raise `EngineError` when QEMU does not start."""
+        if config.devices:
+            raise EngineError("devices of your own run on the engine kvm alone, found qemu")
         program = shutil.which(self._qemu)
         if program is None:
             raise EngineError(f"{self._qemu} is not here: run apt-get install qemu-system-x86")

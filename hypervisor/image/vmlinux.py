@@ -13,11 +13,7 @@ import struct
 import zlib
 
 from ..errors import UsageError
-
-_PT_LOAD = 1
-_PT_NOTE = 4
-_PHDR = struct.Struct("<IIQQQQQQ")
-_XEN_ELFNOTE_PHYS32_ENTRY = 18
+from ..pc.elf import PHDR, PT_LOAD, headers, pvh_entry
 
 
 def unpack(image: bytes) -> bytes | None:
@@ -52,12 +48,12 @@ def trim(elf: bytes) -> bytes:
     """Drop sections, relocations and the zeros at the end of each segment: nobody loads them."""
     out = bytearray(elf)
     end = 64
-    for at in _headers(elf):
-        kind, _, offset, _, _, size, _, _ = _PHDR.unpack_from(elf, at)
-        if kind == _PT_LOAD:
-            size = len(elf[offset : offset + size].rstrip(b"\0"))
-            struct.pack_into("<Q", out, at + 32, size)
-        end = max(end, offset + size, at + _PHDR.size)
+    for each in headers(elf):
+        size = each.filesz
+        if each.kind == PT_LOAD:
+            size = len(elf[each.offset : each.offset + size].rstrip(b"\0"))
+            struct.pack_into("<Q", out, each.at + 32, size)
+        end = max(end, each.offset + size, each.at + PHDR.size)
     struct.pack_into("<Q", out, 40, 0)  # e_shoff
     struct.pack_into("<HHH", out, 58, 0, 0, 0)  # e_shentsize, e_shnum, e_shstrndx
     return bytes(out[:end])
@@ -65,28 +61,4 @@ def trim(elf: bytes) -> bytes:
 
 def has_pvh(elf: bytes) -> bool:
     """Tell whether a note names a PVH entry point (XEN_ELFNOTE_PHYS32_ENTRY)."""
-    for at in _headers(elf):
-        kind, _, offset, _, _, size, _, _ = _PHDR.unpack_from(elf, at)
-        if kind == _PT_NOTE and _find_note(elf[offset : offset + size]):
-            return True
-    return False
-
-
-def _find_note(notes: bytes) -> bool:
-    at = 0
-    while at + 12 <= len(notes):
-        name_len, desc_len, kind = struct.unpack_from("<III", notes, at)
-        if notes[at + 12 : at + 16] == b"Xen\0" and kind == _XEN_ELFNOTE_PHYS32_ENTRY:
-            return True
-        at += 12 + ((name_len + 3) & ~3) + ((desc_len + 3) & ~3)
-    return False
-
-
-def _headers(elf: bytes) -> range:
-    if len(elf) < 64 or elf[:5] != b"\x7fELF\x02":
-        raise UsageError("not a 64-bit ELF kernel")
-    (offset,) = struct.unpack_from("<Q", elf, 32)
-    (count,) = struct.unpack_from("<H", elf, 56)
-    if offset + count * _PHDR.size > len(elf):
-        raise UsageError("the ELF kernel's program headers run past its end")
-    return range(offset, offset + count * _PHDR.size, _PHDR.size)
+    return pvh_entry(elf) is not None

@@ -100,16 +100,19 @@ def walk(
     table: memoryview,
     head: int,
     *,
-    writable: bool,
+    writable: bool | None,
     indirect: bool,
     pieces: list[memoryview],
-) -> None:
-    """Append the buffers of the chain at `head` to `pieces`; Broken if it breaks a rule."""
+) -> int:
+    """Append the buffers of the chain at `head` to `pieces`; Broken if it breaks a rule.
+
+    With `writable` None, readable ones come first (2.7.4.2); returns where those end.
+    """
     entries = len(table) // DESC.size
     most = min(entries, CHAIN_MAX)
     if head >= entries:
         raise Broken(QueueError.BAD_HEAD, head, entries)
-    i, n, nested = head, 0, False
+    i, n, nested, readable = head, 0, False, 0
     while True:
         if n == most:
             raise Broken(QueueError.BAD_LOOP, head, most)
@@ -124,11 +127,13 @@ def walk(
             continue
         if desc.len == 0:
             raise Broken(QueueError.BAD_LEN, desc.addr, desc.len)
-        if bool(desc.flags & DESC_WRITE) != writable:
+        write = bool(desc.flags & DESC_WRITE)
+        if len(pieces) > readable and not write if writable is None else write != writable:
             raise Broken(QueueError.BAD_DIRECTION, head, desc.flags)
         pieces.extend(_gather(memory, head, desc, len(pieces)))
+        readable = readable if write else len(pieces)
         if not desc.flags & DESC_NEXT:
-            return
+            return readable
         if desc.next >= entries:
             raise Broken(QueueError.BAD_NEXT, desc.next, entries)
         i = desc.next

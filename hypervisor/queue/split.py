@@ -64,7 +64,8 @@ class SplitQueue:
         self._memory: Places = ()
         self._desc = self._avail = self._used = _EMPTY
         self._last_avail = self._avail_idx = self._used_idx = 0
-        self._pending = self._arena = 0
+        self._pending = self._arena = self._inflight = 0
+        self._readable = 0
         self._call = False
         self._silent = False
 
@@ -106,7 +107,7 @@ class SplitQueue:
         self._state = QueueState(0, 0, 0, 0, 0)
         self._memory = ()
         self._desc = self._avail = self._used = _EMPTY
-        self._pending = self._arena = 0
+        self._pending = self._arena = self._inflight = 0
         self._silent = False
         return self._last_avail
 
@@ -148,11 +149,11 @@ class SplitQueue:
             return self._see()
         return (self._avail_idx - self._last_avail) & 0xFFFF
 
-    def _walk(self, pieces: list[memoryview], writable: bool) -> int:
+    def _walk(self, pieces: list[memoryview], writable: bool | None) -> int:
         slot = self._last_avail & (self._state.size - 1)
         head = self._load(self._avail, ENTRIES + 2 * slot)
         try:
-            walk(
+            self._readable = walk(
                 self._memory,
                 self._desc,
                 head,
@@ -167,10 +168,13 @@ class SplitQueue:
 
     def _use(self, head: int, size: int) -> None:
         """Take the chain: its used element stands behind the published ones."""
+        self._put(head, size)
+        self._last_avail = (self._last_avail + 1) & 0xFFFF
+
+    def _put(self, head: int, size: int) -> None:
         slot = (self._used_idx + self._pending) & (self._state.size - 1)
         USED_ELEM.pack_into(self._used, ENTRIES + 8 * slot, head, size)
         self._pending += 1
-        self._last_avail = (self._last_avail + 1) & 0xFFFF
 
     def publish(self) -> bool:
         """Show pending used elements to the driver; says whether it is to be notified."""
@@ -207,6 +211,32 @@ class SplitQueue:
         if self.attached and not self._silent and not self._has(Feature.RING_EVENT_IDX):
             self._store(self._used, FLAGS, USED_NO_NOTIFY)
             self._silent = True
+
+    # Any device.
+
+    def chain_pop(self) -> tuple[int, list[memoryview], list[memoryview]] | None:
+        """Take the next chain: its head, what the driver wrote, and where we may write."""
+        if not self._ready():
+            return None
+        if self._inflight >= self._state.size:
+            self.fault = Fault(QueueError.BAD_AVAIL_IDX, self._avail_idx, self._last_avail)
+            return None
+        pieces: list[memoryview] = []
+        head = self._walk(pieces, writable=None)
+        if head < 0:
+            return None
+        self._last_avail = (self._last_avail + 1) & 0xFFFF
+        self._inflight += 1
+        return head, pieces[: self._readable], pieces[self._readable :]
+
+    def chain_push(self, head: int, written: int) -> None:
+        """Give back a chain of `chain_pop`, `written` bytes of it written; `publish` follows."""
+        if not self.attached or not self._inflight:
+            return
+        if self._pending >= self._state.size:
+            self.publish()
+        self._inflight -= 1
+        self._put(head, written)
 
     # virtio-net.
 

@@ -1,4 +1,4 @@
-"""Executes the back-end machine's actions: guest memory, rings and their descriptors."""
+"""Executes a control plane's actions: guest memory, rings and their descriptors."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ class Device:
         self.rx: list[Lane] = []  # attached and enabled, pair 0 first and without gaps
         self.running: list[Ring] = []  # all of these
         self.kicks: dict[int, int] = {}  # descriptor to ring
+        self._borrowed = False
         self._epoll = epoll
         self._enabled = [False] * len(self.rings)
         self._fds: dict[tuple[int, Request], int] = {}
@@ -62,6 +63,17 @@ class Device:
         elif isinstance(action, Enable):
             self._enabled[action.index] = action.on
 
+    def borrow(self, memory: GuestMemory) -> None:
+        """Use memory that stays its owner's, in place of any that there was."""
+        self._drop_memory()
+        self.memory, self._borrowed = memory, True
+
+    def _drop_memory(self) -> None:
+        self._detach_all()
+        if not self._borrowed:
+            self.memory.close()
+        self.memory, self._borrowed = GuestMemory(), False
+
     def _map_table(self, action: MapTable) -> None:
         """Map the new table before the old one goes: a front-end may send the same again."""
         fresh = GuestMemory()
@@ -73,8 +85,7 @@ class Device:
             raise
         finally:
             close_fds(action.fds)
-        self._detach_all()
-        self.memory.close()
+        self._drop_memory()
         self.memory = fresh
 
     def _map_region(self, action: MapRegion) -> None:
@@ -168,9 +179,8 @@ class Device:
 
     def release_memory(self) -> None:
         """Take the rings off guest memory and unmap it; no frame may point into it any more."""
-        self._detach_all()
+        self._drop_memory()
         self.refresh()
-        self.memory.close()
 
 
 def _unblock(action: SetFd) -> None:

@@ -70,6 +70,18 @@ class World:
             burst.append(frame, vnet)
         return self.queue.rx_push(burst)
 
+    def chain(self, written: int) -> object:
+        """Take a chain and give it back with so many bytes written, or keep it: what it was."""
+        found = self.queue.chain_pop()
+        if found is None:
+            return None
+        head, readable, writable = found
+        out = head, list(map(bytes, readable)), list(map(len, writable))
+        if written:
+            self.queue.chain_push(head, written)
+            self.queue.publish()
+        return out
+
     def seen(self) -> tuple[object, ...]:
         """Everything that can be compared."""
         return self.queue.fault, self.queue.attached, self.queue.dropped, self.guest.map[:]
@@ -140,7 +152,7 @@ def TestOneInput(data: bytes) -> None:
 def _compare(rng: random.Random, one: World, two: World, avail: int) -> None:
     assert one.fault == two.fault, (one.fault, two.fault)
     for _ in range(STEPS):
-        kind = rng.randrange(5)
+        kind = rng.randrange(6)
         if kind == 0:
             found = [world.queue.publish() for world in (one, two)]
         elif kind == 1:
@@ -153,6 +165,9 @@ def _compare(rng: random.Random, one: World, two: World, avail: int) -> None:
         elif kind == 3:
             capacity = rng.choice((1, 1, 3, 16))
             found = [world.transmit(capacity) for world in (one, two)]
+        elif kind == 4:
+            written = rng.choice((0, 1, 1, 7))
+            found = [world.chain(written) for world in (one, two)]
         else:
             frames = [rng.randbytes(rng.randrange(1, 400)) for _ in range(rng.randrange(1, 4))]
             vnet = rng.randbytes(12)

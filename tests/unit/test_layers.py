@@ -35,6 +35,7 @@ LAYERS = {
     "hypervisor": [
         "errors",
         "queue",
+        "pc",
         "core",
         "vhost",
         "devices",
@@ -49,7 +50,7 @@ TOP = ("", "cli")
 SANS_IO = (
     *("vpnstack.wire", "vpnstack.proto", "vpnstack.stack"),
     *("dataflow.tree", "dataflow.p9"),
-    *("hypervisor.queue", "hypervisor.vhost.messages", "hypervisor.vhost.backend"),
+    *("hypervisor.queue", "hypervisor.pc", "hypervisor.vhost.messages", "hypervisor.vhost.backend"),
 )
 IO_MODULES = {
     "asyncio",

@@ -60,6 +60,11 @@ class Guest:
         assert self._free <= self.size
         return GPA + at
 
+    def clear(self) -> None:
+        """Zero the memory, and allocate from its beginning again."""
+        self.map[:] = bytes(self.size)
+        self._free = 0
+
     def write(self, gpa: int, data: bytes) -> None:
         self.map[gpa - GPA : gpa - GPA + len(data)] = data
 

@@ -79,3 +79,28 @@ async def test_write_after_the_end() -> None:
     console.close()
     with pytest.raises(UsageError, match="closed"):
         console.write(b"x")
+
+
+async def test_a_serial_port_of_this_process() -> None:
+    """Input goes as far as the port has room; `flush` sends the rest."""
+    room, taken = 3, bytearray()
+
+    def send(data: bytes) -> int:
+        part = data[: room - len(taken)]
+        taken.extend(part)
+        return len(part)
+
+    console = Console()
+    console.connect(send)
+    console.receive(b"login: ")
+    assert await console.read() == b"login: "
+    console.write(b"root\n")
+    assert bytes(taken) == b"roo"
+    room = 100
+    console.flush()
+    assert bytes(taken) == b"root\n"
+    await console.drain()
+    console.close()
+    assert await console.read() == b""
+    with pytest.raises(UsageError, match="closed"):
+        console.write(b"x")

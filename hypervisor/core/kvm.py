@@ -1,0 +1,398 @@
+"""KVM behind three small classes: a virtual machine, its processors, its serial port.
+
+vCPU threads run in C (`run.c`) and never take the GIL.  What they cannot answer themselves comes
+to Python as an `Exit`: `Vm.exit_fd` becomes readable, `Vm.exits()` returns what waits, and
+`Vm.answer()` lets that vCPU go on.  Nothing here needs an event loop; nothing blocks but `pause`
+and `close`, for as long as the kernel takes to leave guest code.
+
+State passes as the kernel's packed structures (linux/kvm.h); sizes are checked in C.
+"""
+
+from __future__ import annotations
+
+import enum
+import errno
+import mmap
+import os
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+from ..errors import UsageError
+from ._core import ffi, lib
+
+KVM = "/dev/kvm"
+VCPUS_MAX = 16  # HV_VCPUS_MAX
+PAGE = 4096
+_CPUID_MAX = 256 * 40
+
+
+class KvmError(UsageError):
+    """The kernel refused `operation`; `errno` says why."""
+
+    def __init__(self, operation: str, number: int) -> None:
+        super().__init__(f"{operation}: {os.strerror(number)}")
+        self.operation = operation
+        self.errno = number
+
+
+def _check(operation: str, result: int) -> int:
+    if result < 0:
+        raise KvmError(operation, -result)
+    return result
+
+
+class ExitKind(enum.IntEnum):
+    """Why a vCPU stands still; numbers as in `enum hv_exit_kind` (core/kvm.h)."""
+
+    IO = 1  # waits for an answer
+    MMIO = 2  # waits for an answer
+    HLT = 3  # without an interrupt controller only; this and the rest end the vCPU
+    SHUTDOWN = 4  # triple fault
+    FAIL_ENTRY = 5
+    INTERNAL_ERROR = 6
+    SYSTEM_EVENT = 7
+    UNKNOWN = 8  # an exit that nothing here asks for
+    ERROR = 9  # KVM_RUN itself failed
+
+    @property
+    def final(self) -> bool:
+        """True when the vCPU has ended and takes no answer."""
+        return self > ExitKind.MMIO
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """An access of vCPU `vcpu` to a port (IO) or to guest physical memory (MMIO), or its end.
+
+    `value` is what the guest wrote, little endian in `size` bytes (1, 2, 4; MMIO up to 8).
+    String instructions come as one exit an element.  On a final exit `address` is the detail:
+    the hardware's reason, KVM's suberror, the event's type, the exit's number or the errno.
+    """
+
+    vcpu: int
+    kind: ExitKind
+    address: int
+    size: int
+    write: bool
+    value: int
+
+    def __str__(self) -> str:
+        if self.kind.final:
+            return f"vcpu {self.vcpu} {self.kind.name} {self.address:#x}"
+        verb = f"write {self.value:#x}" if self.write else "read"
+        return f"vcpu {self.vcpu} {self.kind.name} {self.address:#x}/{self.size} {verb}"
+
+
+class VcpuState(enum.IntEnum):
+    """What a vCPU's thread does; numbers as in `enum hv_vcpu_state`."""
+
+    PAUSED = 0
+    RUNNING = 1
+    WAITING = 2  # for an answer; counts as paused too when the machine is
+    ENDED = 3
+
+
+class State(enum.IntEnum):
+    """The parts of a vCPU's state and the kernel's structure for each (`enum hv_state`)."""
+
+    REGS = 0  # struct kvm_regs
+    SREGS = 1  # struct kvm_sregs
+    FPU = 2  # struct kvm_fpu
+    LAPIC = 3  # struct kvm_lapic_state
+    MP_STATE = 4  # struct kvm_mp_state
+    XCRS = 5  # struct kvm_xcrs
+    XSAVE = 6  # struct kvm_xsave
+    EVENTS = 7  # struct kvm_vcpu_events
+    DEBUGREGS = 8  # struct kvm_debugregs
+
+
+@dataclass(frozen=True, slots=True)
+class VcpuStatistics:
+    """Counters of one vCPU: exits from guest code that reached this process.
+
+    `exits` maps KVM's exit numbers (KVM_EXIT_IO = 2, ...) to counts; `python` counts those that
+    Python answered, `serial` those that the UART did, `kicks` the interruptions by signal.
+    """
+
+    exits: dict[int, int]
+    python: int
+    serial: int
+    kicks: int
+
+
+class Vcpu:
+    """One virtual processor; made by `Vm.vcpu`, paused until `Vm.resume`.
+
+    State is read and written while the machine is paused; KvmError(EBUSY) otherwise.
+    """
+
+    def __init__(self, vm: Vm, index: int) -> None:
+        self._vm = vm
+        self.index = index
+
+    @property
+    def state(self) -> VcpuState:
+        """What its thread does now."""
+        state = lib.hv_vcpu_state(self._vm.handle, self.index)
+        return VcpuState(_check(f"state of vCPU {self.index}", state))
+
+    def get(self, what: State) -> bytes:
+        """Return one part of the state, as the kernel's structure."""
+        size = _check("size of vCPU state", lib.hv_state_size(what))
+        out = ffi.new("uint8_t[]", size)
+        got = lib.hv_vcpu_get(self._vm.handle, self.index, what, out, size)
+        _check(f"read {what.name} of vCPU {self.index}", got)
+        return bytes(ffi.buffer(out, size))
+
+    def set(self, what: State, data: bytes) -> None:
+        """Write one part of the state; KvmError(EINVAL) when `data` is not of its size."""
+        done = lib.hv_vcpu_set(self._vm.handle, self.index, what, data, len(data))
+        _check(f"write {what.name} of vCPU {self.index}", done)
+
+    def get_msrs(self, indices: list[int]) -> dict[int, int]:
+        """Return the model-specific registers among `indices` that can be read."""
+        entries = ffi.new("struct hv_msr[]", [(index, 0, 0) for index in indices])
+        got = lib.hv_vcpu_get_msrs(self._vm.handle, self.index, entries, len(indices))
+        _check(f"read MSRs of vCPU {self.index}", got)
+        return {entries[i].index: entries[i].data for i in range(got)}
+
+    def set_msrs(self, values: dict[int, int]) -> None:
+        """Write model-specific registers; KvmError naming the first one that was refused."""
+        entries = ffi.new("struct hv_msr[]", [(index, 0, data) for index, data in values.items()])
+        done = lib.hv_vcpu_set_msrs(self._vm.handle, self.index, entries, len(values))
+        _check(f"write MSRs of vCPU {self.index}", done)
+        if done < len(values):
+            refused = list(values)[done]
+            raise KvmError(f"write MSR {refused:#x} of vCPU {self.index}", errno.EINVAL)
+
+    def statistics(self) -> VcpuStatistics:
+        """Return the counters; cheap, at any time."""
+        counters = ffi.new("struct hv_counters *")
+        _check("counters", lib.hv_vcpu_counters(self._vm.handle, self.index, counters))
+        exits = {number: count for number, count in enumerate(counters.exits) if count}
+        return VcpuStatistics(exits, counters.python, counters.serial, counters.kicks)
+
+
+class Uart:
+    """The 16550 at one port range of a machine, in C; made by `Vm.uart`.
+
+    `fd` is an eventfd, readable when output waits or when room for input came back.
+    """
+
+    def __init__(self, vm: Vm, fd: int) -> None:
+        self._vm = vm
+        self.fd = fd
+
+    def read(self) -> bytes:
+        """Return what the guest wrote since, at most 64 KiB; clears `fd`."""
+        out = ffi.new("uint8_t[]", lib.HV_UART_RING)
+        got = _check("read serial port", lib.hv_uart_read(self._vm.handle, out, len(out)))
+        return bytes(ffi.buffer(out, got))
+
+    def write(self, data: bytes) -> int:
+        """Give the guest input; returns how many bytes found room (a 64 KiB ring)."""
+        return _check("write serial port", lib.hv_uart_write(self._vm.handle, data, len(data)))
+
+    @property
+    def dropped(self) -> int:
+        """Bytes lost because the guest wrote while the port said that it was full."""
+        return _check("serial port", lib.hv_uart_dropped(self._vm.handle))
+
+
+class Vm:
+    """A virtual machine with in-kernel interrupt controllers (LAPIC, IOAPIC, PIC) and PIT.
+
+    It starts paused, without memory and processors.  UsageError says in one line why it cannot
+    be made.  `close` releases threads, descriptors and mappings whatever the state.
+    """
+
+    def __init__(self, path: str = KVM, irqchip: bool = True) -> None:
+        if not hasattr(lib, "hv_vm_new"):
+            raise UsageError("a machine of our own needs an x86-64 host")
+        failure = ffi.new("struct hv_failure *")
+        handle = lib.hv_vm_new(path.encode(), irqchip, failure)
+        if handle == ffi.NULL:
+            raise KvmError(f"{path}: {ffi.string(failure.step).decode()}", failure.error)
+        self._handle: Any = handle
+        self.exit_fd: int = lib.hv_vm_exit_fd(handle)
+        self.vcpus: list[Vcpu] = []
+        self._kept: list[Any] = []
+        self._slots = 0
+
+    def __enter__(self) -> Vm:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def handle(self) -> Any:
+        """The C machine; UsageError once closed."""
+        if self._handle is None:
+            raise UsageError("the virtual machine is closed")
+        return self._handle
+
+    @property
+    def closed(self) -> bool:
+        """True after `close`."""
+        return self._handle is None
+
+    # Memory
+
+    def map(self, gpa: int, host: int, size: int, readonly: bool = False) -> int:
+        """Show `size` bytes at host address `host` to the guest at `gpa`; returns the slot.
+
+        All three are multiples of 4 KiB.  Reads of a readonly slot do not exit, writes do (MMIO).
+        The memory must stay mapped until `unmap` or `close`.
+        """
+        slot = self._slots
+        done = lib.hv_vm_map(self.handle, slot, gpa, host, size, readonly)
+        _check(f"map {size} bytes at {gpa:#x}", done)
+        self._slots += 1
+        return slot
+
+    def unmap(self, slot: int) -> None:
+        """Take a slot away from the guest."""
+        _check(f"unmap slot {slot}", lib.hv_vm_map(self.handle, slot, 0, 0, 0, False))
+
+    def page(self, gpa: int, size: int = PAGE) -> memoryview:
+        """Make zeroed memory that the guest reads at `gpa` without an exit; writes are MMIO exits.
+
+        For the registers of devices, which may share one.  It lives as long as the view or the
+        machine.
+        """
+        memory = mmap.mmap(-1, size)
+        address = ffi.from_buffer("uint8_t[]", memory, require_writable=True)
+        self.map(gpa, int(ffi.cast("uintptr_t", address)), size, readonly=True)
+        self._kept.append((address, memory))
+        return memoryview(memory)
+
+    # Doorbells and interrupts
+
+    def ioeventfd(
+        self, fd: int, address: int, size: int, value: int | None = None, port: bool = False
+    ) -> None:
+        """Signal eventfd `fd` on guest writes to `address`, without an exit.
+
+        Only writes of `size` bytes (1, 2, 4, 8; 0: any, without a value) and of `value`, if given.
+        """
+        self._ioeventfd(fd, address, size, value, port, False)
+
+    def remove_ioeventfd(
+        self, fd: int, address: int, size: int, value: int | None = None, port: bool = False
+    ) -> None:
+        """Undo `ioeventfd` with the same arguments."""
+        self._ioeventfd(fd, address, size, value, port, True)
+
+    def _ioeventfd(
+        self, fd: int, address: int, size: int, value: int | None, port: bool, remove: bool
+    ) -> None:
+        match = value is not None
+        done = lib.hv_vm_ioeventfd(self.handle, fd, address, size, match, value or 0, port, remove)
+        _check(f"ioeventfd at {address:#x}", done)
+
+    def irqfd(self, fd: int, gsi: int) -> None:
+        """Raise an edge on interrupt `gsi` whenever eventfd `fd` is written."""
+        _check(f"irqfd for GSI {gsi}", lib.hv_vm_irqfd(self.handle, fd, gsi, False))
+
+    def remove_irqfd(self, fd: int, gsi: int) -> None:
+        """Undo `irqfd`."""
+        _check(f"irqfd for GSI {gsi}", lib.hv_vm_irqfd(self.handle, fd, gsi, True))
+
+    def irq_line(self, gsi: int, level: bool) -> None:
+        """Set the level of interrupt line `gsi`."""
+        _check(f"interrupt line {gsi}", lib.hv_vm_irq_line(self.handle, gsi, level))
+
+    def signal_msi(self, address: int, data: int) -> None:
+        """Deliver a message-signalled interrupt."""
+        _check("MSI", lib.hv_vm_signal_msi(self.handle, address, data))
+
+    # Processors
+
+    def supported_cpuid(self) -> bytes:
+        """Return what KVM can offer here: packed `struct kvm_cpuid_entry2`, 40 bytes each."""
+        out = ffi.new("uint8_t[]", _CPUID_MAX)
+        size = _check("supported CPUID", lib.hv_vm_cpuid(self.handle, out, len(out)))
+        return bytes(ffi.buffer(out, size))
+
+    def vcpu(self, cpuid: bytes = b"") -> Vcpu:
+        """Add a processor; its index (and APIC id) is the count so far.  `cpuid` as above."""
+        index = len(self.vcpus)
+        done = lib.hv_vcpu_new(self.handle, index, cpuid, len(cpuid))
+        _check(f"vCPU {index}", done)
+        self.vcpus.append(Vcpu(self, index))
+        return self.vcpus[-1]
+
+    def resume(self) -> None:
+        """Let all processors run, at first and after `pause`.
+
+        The guest's watchdogs are told of the pause (KVM_KVMCLOCK_CTRL).
+        """
+        _check("resume", lib.hv_vm_resume(self.handle))
+
+    def pause(self) -> None:
+        """Stop all processors; on return none is in guest code, and their state is whole.
+
+        An exit that waits for its answer stays so, and may be answered meanwhile.
+        """
+        _check("pause", lib.hv_vm_pause(self.handle))
+
+    # Exits
+
+    def exits(self) -> list[Exit]:
+        """Return the exits that came since, in no order between vCPUs; clears `exit_fd`."""
+        out = ffi.new("struct hv_exit[]", VCPUS_MAX)
+        count = _check("exits", lib.hv_vm_exits(self.handle, out, VCPUS_MAX))
+        return [
+            Exit(e.vcpu, ExitKind(e.kind), e.addr, e.size, bool(e.write), e.data)
+            for e in out[0:count]
+        ]
+
+    def answer(self, exit: Exit, value: int = 0) -> None:
+        """Let the vCPU of an IO or MMIO exit go on; a read gets `value`, cut to its size."""
+        done = lib.hv_vm_answer(self.handle, exit.vcpu, value & 0xFFFFFFFFFFFFFFFF)
+        _check(f"answer to vCPU {exit.vcpu}", done)
+
+    # Time and the serial port
+
+    @property
+    def clock(self) -> int:
+        """The guest's kvmclock in nanoseconds; it runs on while the machine is paused."""
+        out = ffi.new("uint64_t *")
+        _check("read clock", lib.hv_vm_clock(self.handle, out, False))
+        return int(out[0])
+
+    @clock.setter
+    def clock(self, value: int) -> None:
+        _check("set clock", lib.hv_vm_clock(self.handle, ffi.new("uint64_t *", value), True))
+
+    def uart(self, port: int = 0x3F8, gsi: int = 4) -> Uart:
+        """Put a 16550 at `port`..`port + 7` with interrupt `gsi`; one a machine."""
+        fd = _check(f"serial port at {port:#x}", lib.hv_uart_new(self.handle, port, gsi))
+        return Uart(self, fd)
+
+    def close(self) -> None:
+        """End all threads and release everything; calling it again does nothing.
+
+        The kernel takes 10 to 100 ms for it: a loop that others wait for calls it in a thread.
+        """
+        if self._handle is None:
+            return
+        lib.hv_vm_free(self._handle)
+        self._handle = None
+        self._kept.clear()
+
+
+def why_not(path: str = KVM) -> str | None:
+    """Say in one line why no machine can be made here; None when one can."""
+    try:
+        Vm(path).close()
+    except UsageError as error:
+        return str(error)
+    return None

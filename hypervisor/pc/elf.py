@@ -1,0 +1,126 @@
+"""ELF64 kernels: the segments to load, the 64-bit entry and the PVH entry.
+
+Formats: the ELF64 specification; Xen's docs/misc/pvh.pandoc, "XEN_ELFNOTE_PHYS32_ENTRY".
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..errors import UsageError
+
+Bytes = bytes | bytearray | memoryview
+
+MAGIC = b"\x7fELF"
+PT_LOAD = 1
+PT_NOTE = 4
+PHDR = struct.Struct("<IIQQQQQQ")  # type, flags, offset, vaddr, paddr, filesz, memsz, align
+_EM_X86_64 = 62
+_NHDR = struct.Struct("<III")  # sizes of name and descriptor, type
+_XEN_ELFNOTE_PHYS32_ENTRY = 18
+
+
+class KernelError(UsageError):
+    """A kernel, initrd or command line that cannot be booted; what was `expected` and `found`."""
+
+    def __init__(self, what: str, expected: str, found: str) -> None:
+        super().__init__(f"{what}: expected {expected}, found {found}")
+        self.expected = expected
+        self.found = found
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """One program header; `at` is where in the file it stands."""
+
+    at: int
+    kind: int
+    offset: int
+    paddr: int
+    filesz: int
+    memsz: int
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """`data` to be loaded at guest-physical `address`, zeros up to `size` behind it."""
+
+    address: int
+    data: memoryview
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """What a loader needs of an ELF kernel; `pvh` is None where there is no PVH entry."""
+
+    entry: int
+    pvh: int | None
+    segments: tuple[Segment, ...]
+
+
+def parse(elf: Bytes) -> Kernel:
+    """Read a kernel for x86-64; raises `KernelError`."""
+    found = tuple(headers(elf))
+    (machine,) = struct.unpack_from("<H", elf, 18)
+    if machine != _EM_X86_64:
+        raise KernelError("ELF kernel", "machine 62 (x86-64)", f"machine {machine}")
+    view = memoryview(elf)
+    segments = tuple(_segment(view, each) for each in found if each.kind == PT_LOAD)
+    if not segments:
+        raise KernelError("ELF kernel", "a segment to load", "none")
+    (entry,) = struct.unpack_from("<Q", elf, 24)
+    return Kernel(entry, pvh_entry(elf), segments)
+
+
+def _segment(elf: memoryview, header: Header) -> Segment:
+    if header.filesz > header.memsz:
+        sizes = f"{header.filesz} bytes in the file for {header.memsz} in memory"
+        raise KernelError("ELF kernel", "segments no larger than their memory", sizes)
+    data = elf[header.offset : header.offset + header.filesz]
+    if len(data) < header.filesz:
+        raise KernelError(
+            "ELF kernel is truncated",
+            f"{header.offset + header.filesz} bytes",
+            f"{len(elf)}",
+        )
+    return Segment(header.paddr, data, header.memsz)
+
+
+def headers(elf: Bytes) -> Iterator[Header]:
+    """Yield the program headers; raises `KernelError` when `elf` is no 64-bit ELF file."""
+    if len(elf) < 64 or bytes(elf[:5]) != MAGIC + b"\x02":
+        raise KernelError("not a 64-bit ELF kernel", "7f454c4602", f"{bytes(elf[:5]).hex()}")
+    (offset,) = struct.unpack_from("<Q", elf, 32)
+    (count,) = struct.unpack_from("<H", elf, 56)
+    end = offset + count * PHDR.size
+    if end > len(elf):
+        what = "the ELF kernel's program headers run past its end"
+        raise KernelError(what, f"{end} bytes", f"{len(elf)}")
+    for at in range(offset, end, PHDR.size):
+        kind, _, start, _, paddr, filesz, memsz, _ = PHDR.unpack_from(elf, at)
+        yield Header(at, kind, start, paddr, filesz, memsz)
+
+
+def pvh_entry(elf: Bytes) -> int | None:
+    """Return the physical address of the 32-bit PVH entry point, or None where no note names it."""
+    for each in headers(elf):
+        if each.kind == PT_NOTE:
+            entry = _find_note(elf[each.offset : each.offset + each.filesz])
+            if entry is not None:
+                return entry
+    return None
+
+
+def _find_note(notes: Bytes) -> int | None:
+    at = 0
+    while at + 16 <= len(notes):
+        name_len, desc_len, kind = _NHDR.unpack_from(notes, at)
+        desc = at + 12 + ((name_len + 3) & ~3)
+        if bytes(notes[at + 12 : at + 16]) == b"Xen\0" and kind == _XEN_ELFNOTE_PHYS32_ENTRY:
+            # Xen's macros write 4 or 8 bytes, as the word size of the kernel is.
+            return int.from_bytes(notes[desc : desc + min(desc_len, 8)], "little")
+        at = desc + ((desc_len + 3) & ~3)
+    return None
