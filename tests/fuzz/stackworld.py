@@ -237,7 +237,7 @@ class World:
         layer = self.stack.tcp
         flows = set(layer.flows.values())
         assert len(flows) <= FLOWS_MAX + self.opened
-        assert len(layer._held) <= HELD_MAX
+        assert len(layer.held) <= HELD_MAX
         assert len(layer.syn_queue._pending) <= SYN_QUEUE
         assert not layer._dirty
         assert not layer.events

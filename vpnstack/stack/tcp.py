@@ -7,7 +7,7 @@ through `Stack.next_event`.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Container
 from dataclasses import dataclass, replace
 from typing import Any
@@ -25,15 +25,13 @@ from ..wire import icmp, ip
 from ..wire.icmp import Kind
 from . import headers
 from .flow import Acceptor, Flow, Lender
+from .held import HELD_MAX, Held
 from .interface import Interface, Packet
 from .segments import emit, segment_of
 from .synqueue import SynQueue
 from .timers import Timers
 
 FLOWS_MAX = 131072
-HELD_MAX = 4096  # SYNs that wait for a decision
-HELD_EACH = 1024  # of these for one destination
-PATIENCE = 1.0  # seconds for which a held SYN keeps its place
 TURN = 16  # segments of one flow before the next one's turn
 RESOLVED = 1.0  # seconds for which a flow need not ask for its neighbour's address again
 
@@ -67,8 +65,7 @@ class TcpLayer:
         self._secret = secret
         self.ports = Ports(secret)
         self.syn_queue = SynQueue(secret)
-        self._held: dict[Flow, float] = {}  # since when, the oldest first
-        self._held_for: Counter[tuple[bytes, int]] = Counter()  # by destination
+        self.held = Held()
         self._ready: deque[Flow] = deque()
         self._dirty: list[Flow] = []
         self._waiting: dict[bytes, dict[Flow, None]] = {}  # by the next hop's address
@@ -173,26 +170,22 @@ class TcpLayer:
             iss = sequence_beyond(iss, old)
         flow = Flow(self, key, Connection.passive(config, seg, now, iss, hold=True))
         flow.conn.ts_offset = timestamp_offset(self._secret, key)
-        self._held[flow] = now
-        self._held_for[flow.local] += 1
+        self.held.add(flow, now)
         if local is not None:
             self.syn_queue.add(flow)
         self._enter(flow, acceptor, now)
 
     def _make_room(self, key: bytes, now: float) -> bool:
-        """Tell whether one more SYN may be held: who knocks at closed doors blocks no open ones.
-
-        One destination has a part of the table only; where that is full, the SYN that has waited
-        for long makes room, as those do whose destination is silent.  Its sender asks again.
-        """
-        if self._held_for[headers.unpack_key(key)[2:]] >= HELD_EACH:
+        """Tell whether one more SYN may be held."""
+        held = self.held
+        if held.full(headers.unpack_key(key)[2:]):
             return False
-        if len(self._held) < HELD_MAX:
+        if len(held) < HELD_MAX:
             return True
-        oldest, since = next(iter(self._held.items()))
-        if now - since < PATIENCE:
+        oldest = held.in_the_way(now)
+        if oldest is None:
             return False
-        self.decided(oldest)
+        held.discard(oldest)
         oldest.conn.finish(Input.ABORT)
         self._after(oldest)
         return True
@@ -330,18 +323,14 @@ class TcpLayer:
 
     def decided(self, flow: Flow) -> None:
         """Note that a held SYN got its answer."""
-        if self._held.pop(flow, None) is not None:
-            local = flow.local
-            self._held_for[local] -= 1
-            if not self._held_for[local]:
-                del self._held_for[local]
+        self.held.discard(flow)
 
     def forget(self, flow: Flow) -> None:
         """Take a flow out of the table, where a newer one may have its place already."""
         self.recall(flow)
         if self.flows.get(flow.key) is flow:
             del self.flows[flow.key]
-        self.decided(flow)
+        self.held.discard(flow)
         self._blocked.pop(flow, None)
         if self._waiting:
             hop = self._hop(flow)

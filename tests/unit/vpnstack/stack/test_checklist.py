@@ -29,7 +29,7 @@ from stackpair import (
 
 from vpnstack.proto.tcp.block import Event
 from vpnstack.proto.tcp.state import State
-from vpnstack.stack import tcp, timers
+from vpnstack.stack import held, tcp, timers
 from vpnstack.stack.udp import packet
 from vpnstack.wire import arp, ip
 
@@ -122,7 +122,7 @@ def test_row4_nothing_is_forwarded_to_what_is_no_host(dst: str) -> None:
 
 def test_row6_syn_flood_of_forwarded_flows_is_capped(monkeypatch: pytest.MonkeyPatch) -> None:
     """A silent destination fills its own part of the table only."""
-    monkeypatch.setattr(tcp, "HELD_EACH", 8)
+    monkeypatch.setattr(held, "HELD_EACH", 8)
     net = Net(guest=False, forwarding=True)
     owner = net.host.stack.tcp.forward = Tcp("hold")
     net.introduce()
@@ -146,7 +146,7 @@ def test_row6_the_oldest_syn_makes_room_in_time(monkeypatch: pytest.MonkeyPatch)
     for port in range(1000, 1010):
         net.send(segment(Fields(1, 0, SYN), ports=(port, 80)))
     assert len(owner.flows) == len(net.host.stack.tcp.flows) == 4
-    net.now += tcp.PATIENCE
+    net.now += held.PATIENCE
     for port in range(2000, 2010):
         net.send(segment(Fields(1, 0, SYN), ports=(port, 80)))
     states = [flow.conn.state for flow in owner.flows]
