@@ -12,7 +12,9 @@ import argparse
 import asyncio
 import json
 import os
+import shutil
 import sys
+import tempfile
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,13 +26,14 @@ from nested import Nested  # noqa: E402
 
 from benchmarks.report import Cell, Report  # noqa: E402
 from hypervisor import ExitReason, Machine  # noqa: E402
+from hypervisor.core.kvm import why_not  # noqa: E402
 from hypervisor.engine import host  # noqa: E402
 from hypervisor.engine.kvm import KvmEngine  # noqa: E402
 from hypervisor.image.build import Image, Spec, build, load  # noqa: E402
 from hypervisor.image.cache import Cache, default_directory  # noqa: E402
 
 ENGINES = ("kvm", "qemu")
-BOOT = 120.0
+BOOT = 60.0
 MARK = b"@@init"
 INIT = b"#!/bin/sh\necho @@init >/dev/console\nexec poweroff -f\n"
 OWN_GOAL = 0.020  # seconds from `start` to the guest's first instruction
@@ -45,17 +48,17 @@ def main() -> None:
     options = parser.parse_args()
     rounds = 1 if options.quick else 3
     if options.inside:
-        print(json.dumps(asyncio.run(_measure(load(options.inside), rounds))))
+        print(json.dumps(asyncio.run(_measure(_near(options.inside), rounds))))
         return
     report = Report("hypervisor")
-    _add(report, _samples(rounds, options.quick))
+    image = build(Spec(init=INIT), Cache(default_directory(os.environ)))
+    _add(report, _samples(image, rounds, options.quick), image)
     report.print()
     if options.json:
         report.write(options.json)
 
 
-def _samples(rounds: int, quick: bool) -> dict[str, list[float]]:
-    image = build(Spec(init=INIT), Cache(default_directory(os.environ)))
+def _samples(image: Image, rounds: int, quick: bool) -> dict[str, list[float]]:
     if host.kvm().good:
         return asyncio.run(_measure(image, rounds))
     with Nested() as machine:
@@ -67,8 +70,13 @@ def _samples(rounds: int, quick: bool) -> dict[str, list[float]]:
     return samples
 
 
+def _near(directory: Path) -> Image:
+    """Copy an image into the memory of the nested machine, whose 9P share is not measured."""
+    return load(shutil.copytree(directory, Path(tempfile.mkdtemp()) / "image"))
+
+
 async def _measure(image: Image, rounds: int) -> dict[str, list[float]]:
-    samples: dict[str, list[float]] = {name: [] for name in (*ENGINES, "own")}
+    samples: dict[str, list[float]] = {name: [] for name in ENGINES}
     for _ in range(rounds):
         for engine in ENGINES:
             await _boot(image, engine, samples)
@@ -87,20 +95,30 @@ async def _boot(image: Image, engine: str, samples: dict[str, list[float]]) -> N
                 sys.exit(f"{engine}: the console ended: {seen[-500:]!r}")
             seen += data
         samples[engine].append(loop.time() - machine.started_at)
-        if isinstance(machine.engine, KvmEngine):
-            samples["own"].append(machine.engine.statistics().first_instruction)
         end = await machine.wait()
         if end.reason is not ExitReason.POWER_OFF:
             sys.exit(f"{engine}: ended by {end.reason.value}, expected a power-off")
 
 
-def _add(report: Report, samples: dict[str, list[float]]) -> None:
+async def _own(image: Image) -> list[float]:
+    """Return seconds from `start` to the guest's first instruction, on this host's own KVM."""
+    samples = []
+    for _ in range(10):
+        async with Machine(image.kernel, image.initrd, engine="kvm") as machine:
+            assert isinstance(machine.engine, KvmEngine)
+            samples.append(machine.engine.statistics().first_instruction)
+    return samples
+
+
+def _add(report: Report, samples: dict[str, list[float]], image: Image) -> None:
     ours, peer = samples["kvm"], samples["qemu"]
     pairs = tuple(q / k for k, q in zip(ours, peer, strict=True))
     options: dict[str, Any] = {"better": "lower", "unit": "s"}
     report.add(Cell("start to init", median(ours), {"qemu": median(peer)}, pairs=pairs, **options))
-    own = median(samples["own"])
-    report.add(Cell("start to first instruction", own, {"goal": OWN_GOAL}, **options))
+    if why_not() is None:
+        name = f"start to first instruction, {image.size >> 20} MiB to load"
+        own = median(asyncio.run(_own(image)))
+        report.add(Cell(name, own, {"goal": OWN_GOAL}, **options))
 
 
 if __name__ == "__main__":

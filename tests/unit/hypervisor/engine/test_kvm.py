@@ -47,12 +47,16 @@ def machine(tmp_path: Path) -> Callable[..., Machine]:
 
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
-    """No descriptor of KVM's or memory's and no thread of a processor outlives a test."""
+    """No descriptor of KVM's or of memory and no mapping outlives a test."""
+    before = _state()
     yield
-    fds = Path("/proc/self/fd")
-    links = [os.readlink(fd) for fd in fds.iterdir() if fd.is_symlink()]
-    assert not [link for link in links if "kvm" in link or "memfd:guest" in link]
-    assert "memfd:guest" not in Path("/proc/self/maps").read_text()
+    assert _state() == before
+
+
+def _state() -> tuple[int, int]:
+    fds = [os.readlink(fd) for fd in Path("/proc/self/fd").iterdir() if fd.is_symlink()]
+    guests = sum("kvm" in link or "memfd:guest" in link for link in fds)
+    return guests, Path("/proc/self/maps").read_text().count("memfd:guest")
 
 
 async def ended(vm: Machine) -> ExitReason:
