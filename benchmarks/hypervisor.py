@@ -63,7 +63,7 @@ def _samples(image: Image, rounds: int, quick: bool) -> dict[str, list[float]]:
         return asyncio.run(_measure(image, rounds))
     with Nested() as machine:
         argv = [machine.python, __file__, "--inside", str(image.directory)]
-        done = machine.run([*argv, *(["--quick"] if quick else [])], timeout=rounds * 4 * BOOT)
+        done = machine.run([*argv, *(["--quick"] if quick else [])], timeout=(rounds + 1) * BOOT)
     if done.code:
         sys.exit(f"in the nested machine: {done.output}")
     samples: dict[str, list[float]] = json.loads(done.output.splitlines()[-1])
