@@ -151,7 +151,7 @@ async def test_the_kernel_bears_reordering(kernel: Kernel, version: int) -> None
         told, link = kernel.counters(), net.link.link_statistics().rx
         assert link.reordered >= 20
         assert told["TCPSACKReorder"] + told["TCPTSReorder"] > 0
-        assert told["TCPTimeouts"] <= 1  # one may be this process's, which is the link
+        assert told["TCPTimeouts"] == 0
         assert told["RetransSegs"] <= link.reordered // 4 + told["TCPDSACKRecv"]
 
 
