@@ -111,6 +111,7 @@ class Machine:
         self._exit: Exit | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
+        self._killed = False  # by us
         self._listeners: set[asyncio.Queue[Event | None]] = set()
 
     @property
@@ -140,7 +141,8 @@ class Machine:
         try:
             await self._engine.start(self.config, self._console, self._notify)
         except BaseException as error:
-            self._finish(Exit(ExitReason.FAILED, str(error)))
+            reason = ExitReason.KILLED if self._killed else ExitReason.FAILED
+            self._finish(Exit(reason, str(error)))
             raise
         self._move(State.RUNNING)
         self._notify(EventKind.STARTED, self._engine.name)
@@ -182,6 +184,7 @@ class Machine:
     async def kill(self) -> Exit:
         """End the machine at once; return how it ended, which may have been earlier."""
         if self.state is not State.ENDED:
+            self._killed = True
             self.engine.kill()
         return await self.wait()
 

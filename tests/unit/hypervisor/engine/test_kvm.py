@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -158,6 +159,41 @@ async def test_many_machines_on_one_loop(machine: Callable[..., Machine]) -> Non
         assert (await vm.kill()).reason is ExitReason.KILLED
 
 
+async def test_fifty_machines_start_at_once(machine: Callable[..., Machine]) -> None:
+    machines = [machine(ECHO, name=f"vm{n}") for n in range(50)]
+    await asyncio.gather(*(vm.start() for vm in machines))
+    for vm in machines:
+        vm.console.write(b"x")
+    assert [await read(vm, 1) for vm in machines] == [b"x"] * 50
+    await asyncio.gather(*(vm.kill() for vm in machines))
+
+
+@pytest.mark.parametrize("turns", range(1, 9))
+async def test_a_cancelled_start_leaves_nothing(
+    machine: Callable[..., Machine], turns: int
+) -> None:
+    threads = threading.active_count()
+    vm = machine(ECHO, cpus=4)
+    starting = asyncio.create_task(vm.start())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert (await vm.wait()).reason is ExitReason.FAILED
+    assert threading.active_count() == threads
+    assert _state() == (0, 0)
+
+
+async def test_killed_while_it_starts(machine: Callable[..., Machine]) -> None:
+    vm = machine(ECHO)
+    starting = asyncio.create_task(vm.start())
+    await asyncio.sleep(0)
+    assert (await vm.kill()).reason is ExitReason.KILLED
+    with pytest.raises(EngineError, match="killed"):
+        await starting
+
+
 async def test_statistics_count_what_python_answered(machine: Callable[..., Machine]) -> None:
     async with machine(IDLE, cpus=2) as vm:
         engine = vm.engine
@@ -197,15 +233,27 @@ async def test_events(machine: Callable[..., Machine]) -> None:
         (b"no kernel", {}, "kernel"),
         (vmlinux(memsz=64 << 20), {}, "too large"),
         (vmlinux(), {"cmdline": "x" * 3000}, "command line"),
+        (vmlinux(), {"initrd": b"070701truncated"}, "the initrd's entry at byte 0 is damaged"),
+        (vmlinux(), {"initrd": b""}, "the initrd is empty"),
         (vmlinux(), {"engine_args": ["-S"]}, "-S is for QEMU"),
     ],
-    ids=["no kernel", "too large", "command line", "QEMU's arguments"],
+    ids=[
+        "no kernel",
+        "too large",
+        "command line",
+        "cut initrd",
+        "empty initrd",
+        "QEMU's arguments",
+    ],
 )
 async def test_what_cannot_start_leaves_nothing(
     tmp_path: Path, kernel: bytes, options: dict[str, object], message: str
 ) -> None:
     path = tmp_path / "kernel"
     path.write_bytes(kernel)
+    if "initrd" in options:
+        (tmp_path / "initrd").write_bytes(options["initrd"])  # type: ignore[arg-type]
+        options = options | {"initrd": tmp_path / "initrd"}
     vm = Machine(path, engine="kvm", memory="32M", **options)  # type: ignore[arg-type]
     with pytest.raises(EngineError, match=re.escape(message)) as caught:
         await vm.start()
