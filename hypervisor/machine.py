@@ -36,6 +36,7 @@ from .engine.base import (
 from .engine.choice import choose
 from .engine.kvm import KvmEngine
 from .engine.qemu import QemuEngine
+from .engine.statistics import Statistics
 from .errors import UsageError
 
 ENGINES: dict[str, Callable[[], Engine]] = {
@@ -201,6 +202,13 @@ class Machine:
             self._must_be(State.PAUSED)
             await self.engine.resume()
             self._move(State.RUNNING)
+
+    def statistics(self) -> Statistics:
+        """Return when the boot reached what, exits by reason, and each queue's counters.
+
+        A snapshot, also of a machine that has ended; `engine.statistics` names the fields.
+        """
+        return self.engine.statistics()
 
     def status(self) -> State:
         """Return where the machine is in its life."""

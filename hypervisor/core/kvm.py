@@ -15,7 +15,6 @@ import errno
 import mmap
 import os
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from ..errors import UsageError
@@ -224,12 +223,7 @@ class Vm:
     def __enter__(self) -> Vm:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @property

@@ -73,7 +73,7 @@ struct vq {
     uint32_t error;      /* enum vq_error */
     uint64_t error_a;
     uint64_t error_b;
-    uint64_t frames;     /* counters */
+    uint64_t frames;     /* counters; frames, or chains where they are no frames */
     uint64_t octets;
     uint64_t dropped;
     uint64_t calls;

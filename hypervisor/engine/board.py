@@ -27,6 +27,7 @@ from ..devices.mmio import Transport
 from ..devices.pm import Power
 from ..devices.rtc import Rtc
 from ..pc import layout
+from .statistics import DeviceStatistics, QueueStatistics
 
 ALL_ONES = 0xFFFFFFFFFFFFFFFF
 _QUEUE_NOTIFY = 0x50  # virtio 1.2, 4.2.2
@@ -71,7 +72,9 @@ class Board:
         self._undo = contextlib.ExitStack()
         self._wires: list[_Wires] = []
         self._transports: list[Transport] = []
+        self._counted: tuple[DeviceStatistics, ...] = ()
         self._release: Work[None] | None = None
+        self.first_output = 0.0  # when the guest first printed, on the loop's clock
         self._console_done: Callable[[], None] = lambda: None
         self._power = Power(power_off, reset)
         self._ports: dict[int, PortDevice] = {}
@@ -131,7 +134,10 @@ class Board:
 
     def _connect(self, console: Console, uart: kvm.Uart) -> None:
         def ready() -> None:
-            console.receive(uart.read())
+            data = uart.read()
+            if data and not self.first_output:
+                self.first_output = self._loop.time()
+            console.receive(data)
             console.flush()
 
         def done() -> None:
@@ -143,6 +149,12 @@ class Board:
         console.connect(uart.write)
         self._loop.add_reader(uart.fd, ready)
         self._console_done = done
+
+    def statistics(self) -> tuple[DeviceStatistics, ...]:
+        """Return the devices' counters; those of the time of `close` after it."""
+        if self._transports:
+            self._counted = tuple(map(_count, self._transports))
+        return self._counted
 
     def read(self, exit_: kvm.Exit) -> int:
         """Return what a processor reads; where nothing is, all ones."""
@@ -168,6 +180,7 @@ class Board:
 
     async def close(self) -> None:
         """Let go of everything, the virtual machine too; may be called again."""
+        self.statistics()
         while self._transports:
             transport = self._transports.pop()
             transport.close()
@@ -183,3 +196,15 @@ class Board:
             self._vm.close()
         self._wires.clear()
         self._undo.close()
+
+
+def _count(transport: Transport) -> DeviceStatistics:
+    found, device = transport.statistics(), transport.device
+    return DeviceStatistics(
+        type(device).__name__.lower(),
+        device.device_id,
+        found.writes,
+        found.resets,
+        found.failures,
+        tuple(QueueStatistics(*counters) for counters in found.queues),
+    )

@@ -13,8 +13,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -32,24 +31,12 @@ from ..pc import cpu, cpuid
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .board import Board
 from .loader import Loader
+from .statistics import Boot, Statistics
 
 _CLOCK_TOLERANCE = 10_000_000  # nanoseconds: less than this is not worth a jump
 
 # KVM_SYSTEM_EVENT_* (linux/kvm.h)
 _SYSTEM_EVENTS = {1: ExitReason.POWER_OFF, 2: ExitReason.REBOOT, 3: ExitReason.PANIC}
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What a machine has cost so far."""
-
-    vcpus: tuple[kvm.VcpuStatistics, ...]
-    first_instruction: float  # seconds from `start` to the guest's first instruction
-
-    @property
-    def user_exits(self) -> int:
-        """Exits that Python answered."""
-        return sum(vcpu.python for vcpu in self.vcpus)
 
 
 class KvmEngine:
@@ -68,15 +55,17 @@ class KvmEngine:
         self._jacks: list[Jack] = []  # in which a port of ours is plugged
         self._notify: Notify = lambda kind, detail: None
         self._paused_at = (0, 0)  # the guest's clock and the host's, in nanoseconds
-        self._begin = 0.0
-        self._first_instruction = 0.0
+        self._begin = 0.0  # on the loop's clock, as all times here
+        self._boot = Boot()
+        self._vcpus: tuple[kvm.VcpuStatistics, ...] = ()  # as they were at the end
 
     async def start(self, config: Config, console: Console, notify: Notify) -> None:
         """Run the machine; raise `EngineError` when it cannot be made.
 
         Files are loaded beside the making of the machine, both away from the loop.
         """
-        self._begin = time.monotonic()
+        self._begin = self._loop.time()
+        self._boot = Boot(started=time.time())
         self._notify = notify
         try:
             await self._start(config, console)
@@ -102,8 +91,10 @@ class KvmEngine:
         self._works.append(wiring)
         board.attach(console)
         await wiring
+        self._boot = replace(self._boot, wired=self._since())
         await self._make_processors(vm, config.cpus)
         entry = await loading
+        self._boot = replace(self._boot, loaded=self._since())
         self._works.clear()
         if self.ended.done():
             raise EngineError("killed before it ran")
@@ -126,7 +117,10 @@ class KvmEngine:
         self._loop.add_reader(vm.exit_fd, self._on_exits)
         self._running_vm = vm
         vm.resume()
-        self._first_instruction = time.monotonic() - self._begin
+        self._boot = replace(self._boot, first_instruction=self._since())
+
+    def _since(self) -> float:
+        return self._loop.time() - self._begin
 
     def _plug(self, config: Config) -> None:
         assert self._board is not None
@@ -199,9 +193,15 @@ class KvmEngine:
         return self._board
 
     def statistics(self) -> Statistics:
-        """Return counters; only while the machine is there."""
-        vcpus: Sequence[kvm.Vcpu] = () if self._vm is None or self._vm.closed else self._vm.vcpus
-        return Statistics(tuple(vcpu.statistics() for vcpu in vcpus), self._first_instruction)
+        """Return counters; after the end, those of the end."""
+        if self._running_vm is not None and not self._running_vm.closed:
+            self._vcpus = tuple(vcpu.statistics() for vcpu in self._running_vm.vcpus)
+        if self._board is None:
+            return Statistics(self._boot)
+        boot, printed = self._boot, self._board.first_output
+        if printed:
+            boot = replace(boot, first_output=printed - self._begin)
+        return Statistics(boot, self._vcpus, self._board.statistics())
 
     def kill(self) -> None:
         """Stop the processors."""
@@ -210,6 +210,7 @@ class KvmEngine:
     async def close(self) -> None:
         """Leave no thread, descriptor or mapping."""
         self.kill()
+        self.statistics()  # the last of them
         try:
             await end(self._works)
         finally:

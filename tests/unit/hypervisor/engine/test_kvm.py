@@ -4,6 +4,7 @@ import asyncio
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -201,7 +202,22 @@ async def test_statistics_count_what_python_answered(machine: Callable[..., Mach
         statistics = engine.statistics()
         assert len(statistics.vcpus) == 2
         assert statistics.user_exits == 0
-        assert statistics.first_instruction > 0
+        boot = statistics.boot
+        assert abs(boot.started - time.time()) < DEADLINE
+        assert 0 < boot.wired <= boot.first_instruction
+        assert 0 < boot.loaded <= boot.first_instruction
+        assert boot.first_output == 0
+
+
+async def test_exits_by_reason_are_known_after_the_end(machine: Callable[..., Machine]) -> None:
+    async with machine(NOWHERE + OFF) as vm:
+        assert await ended(vm) is ExitReason.POWER_OFF
+    statistics = vm.statistics()
+    assert statistics.exits == {"mmio": 2, "io": 3}
+    assert (statistics.user_exits, statistics.serial_exits) == (4, 1)
+    assert statistics.boot.first_output > statistics.boot.first_instruction
+    assert [each.name for each in statistics.devices] == ["rng", "balloon"]
+    assert [len(each.queues) for each in statistics.devices] == [1, 5]
 
 
 async def test_events(machine: Callable[..., Machine]) -> None:
