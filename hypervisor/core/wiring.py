@@ -7,7 +7,7 @@ milliseconds altogether, without the GIL and without coming back for it in betwe
 from __future__ import annotations
 
 from ._core import ffi, lib
-from .kvm import Vm, check
+from .kvm import KvmError, Vm
 
 
 class Wiring:
@@ -45,4 +45,5 @@ class Wiring:
         done = lib.hv_vm_wire(
             self._vm.handle, slots, len(slots), doorbells, len(doorbells), lines, len(lines)
         )
-        check("memory, doorbells and interrupts", done)
+        if done < 0:
+            raise KvmError("memory, doorbells and interrupts", -done)
