@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -74,7 +75,7 @@ class Board:
         self._transports: list[Transport] = []
         self._counted: tuple[DeviceStatistics, ...] = ()
         self._release: Work[None] | None = None
-        self.first_output = 0.0  # when the guest first printed, on the loop's clock
+        self.first_output = 0.0  # when the guest first printed, on the monotonic clock
         self._console_done: Callable[[], None] = lambda: None
         self._power = Power(power_off, reset)
         self._ports: dict[int, PortDevice] = {}
@@ -136,7 +137,7 @@ class Board:
         def ready() -> None:
             data = uart.read()
             if data and not self.first_output:
-                self.first_output = self._loop.time()
+                self.first_output = time.monotonic()
             console.receive(data)
             console.flush()
 

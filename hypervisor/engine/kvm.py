@@ -59,7 +59,7 @@ class KvmEngine:
         self._jacks: list[Jack] = []  # in which a port of ours is plugged
         self._notify: Notify = lambda kind, detail: None
         self._paused_at = (0, 0)  # the guest's clock and the host's, in nanoseconds
-        self._begin = 0.0  # on the loop's clock, as all times here
+        self._begin = 0.0  # on the monotonic clock: a loop's may stand still for a turn
         self._boot = Boot()
         self._vcpus: tuple[kvm.VcpuStatistics, ...] = ()  # as they were at the end
 
@@ -68,7 +68,7 @@ class KvmEngine:
 
         Files are loaded beside the making of the machine, both away from the loop.
         """
-        self._begin = self._loop.time()
+        self._begin = time.monotonic()
         self._boot = Boot(started=time.time())
         self._notify = notify
         try:
@@ -127,7 +127,7 @@ class KvmEngine:
         self._boot = replace(self._boot, first_instruction=self._since())
 
     def _since(self) -> float:
-        return self._loop.time() - self._begin
+        return time.monotonic() - self._begin
 
     def _plug(self, config: Config) -> None:
         assert self._board is not None
