@@ -161,11 +161,10 @@ async def test_many_machines_on_one_loop(machine: Callable[..., Machine]) -> Non
 
 
 async def test_fifty_machines_start_at_once(machine: Callable[..., Machine]) -> None:
-    machines = [machine(ECHO, name=f"vm{n}") for n in range(50)]
+    machines = [machine(PRINT + IDLE, name=f"vm{n}") for n in range(50)]
     await asyncio.gather(*(vm.start() for vm in machines))
     for vm in machines:
-        vm.console.write(b"x")
-    assert [await read(vm, 1) for vm in machines] == [b"x"] * 50
+        await read(vm, 1)
     await asyncio.gather(*(vm.kill() for vm in machines))
 
 
