@@ -67,7 +67,7 @@ class Nested:
 
     python = str(PYTHON)
 
-    def __init__(self, *, cpus: int = 2, memory: int = 2048) -> None:
+    def __init__(self, *, cpus: int = int(os.environ.get("NCPUS", "2")), memory: int = 2048) -> None:
         image = _image()
         self._place = tempfile.TemporaryDirectory(prefix="trikit-nested-")
         self._log = Path(self._place.name) / "console"
