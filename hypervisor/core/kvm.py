@@ -22,8 +22,22 @@ from typing import Any
 
 from ..errors import UsageError
 from ._core import ffi, lib
-from .exits import Exit as Exit
-from .exits import ExitKind as ExitKind
+from .exits import Exit, ExitKind
+
+__all__ = [
+    "KVM",
+    "VCPUS_MAX",
+    "Exit",
+    "ExitKind",
+    "KvmError",
+    "State",
+    "Uart",
+    "Vcpu",
+    "VcpuState",
+    "VcpuStatistics",
+    "Vm",
+    "why_not",
+]
 
 KVM = "/dev/kvm"
 VCPUS_MAX = 16  # HV_VCPUS_MAX

@@ -229,7 +229,7 @@ def test_release_closes_at_once_and_frees_in_any_thread() -> None:
 
 def test_a_machine_may_be_closed_while_a_thread_pauses_it() -> None:
     with ThreadPoolExecutor(1) as pool:
-        for _ in range(50):
+        for _ in range(10):
             with Guest(STAY) as guest:
                 guest.vm.resume()
                 pausing = pool.submit(guest.vm.pause)
