@@ -2,7 +2,8 @@
 
 A message is one line of JSON.  The host sends {"argv", "cwd", "environment", "timeout"}; the
 answers are {"output": text}, as it comes, and at last {"code": number}, 124 at the deadline as
-timeout(1) has it.  The first message is ours, {"ready": pid}.
+timeout(1) has it.  The first message is ours, {"ready": pid}.  While a command runs, {"alive":
+seconds} comes every ALIVE seconds.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 NAME = "trikit.nested"
 DEADLINE = 124
+ALIVE = 2.0
 
 
 def main() -> None:
@@ -61,8 +63,9 @@ def serve(port: int, request: dict[str, Any]) -> None:
     assert child.stdout is not None
     deadline = time.monotonic() + request["timeout"]
     while (left := deadline - time.monotonic()) > 0:
-        if not select.select([child.stdout], [], [], left)[0]:
-            break
+        if not select.select([child.stdout], [], [], min(left, ALIVE))[0]:
+            send(port, {"alive": time.monotonic()})
+            continue
         data = os.read(child.stdout.fileno(), 65536)
         if not data:
             send(port, {"code": child.wait()})
