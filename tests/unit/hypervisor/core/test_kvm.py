@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import random
+import resource
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -187,6 +188,22 @@ def test_pauses_and_answers_in_any_order_lose_nothing() -> None:
                 assert guest.vcpu.state in (VcpuState.PAUSED, VcpuState.WAITING)
         assert values == list(range(1, len(values) + 1))
         assert len(values) > 100
+
+
+def test_a_kick_that_is_lost_is_repeated() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_SIGPENDING)
+    with Guest(OUT_99 + STAY) as guest, ThreadPoolExecutor(1) as pool:
+        guest.vm.resume()
+        guest.expect(0x99)
+        resource.setrlimit(resource.RLIMIT_SIGPENDING, (0, limits[1]))  # no signal can be queued
+        try:
+            pausing = pool.submit(guest.vm.pause)
+            lost, _ = wait([pausing], timeout=0.03)
+        finally:
+            resource.setrlimit(resource.RLIMIT_SIGPENDING, limits)
+        assert not lost, "a busy processor left the guest without a kick"
+        pausing.result(DEADLINE)
+        assert guest.vcpu.state is VcpuState.PAUSED
 
 
 def test_stop_ends_a_busy_processor_without_waiting() -> None:
