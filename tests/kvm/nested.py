@@ -44,7 +44,7 @@ AGENT = Path(__file__).with_name("agent.py")
 BOOT = 120.0  # seconds to the agent's first word; 10 on an idle machine
 SPARE = 20.0  # seconds beyond a command's own deadline
 SILENCE = 60.0  # seconds without a word of the agent's, which says something every two
-CPUS = int(os.environ.get("NCPUS", "1"))
+CPUS = 1
 TICKING = "nohz=off highres=off"  # a lost interrupt is found at the next tick
 CONSOLE = 5000  # characters, the end of it
 PORT = "trikit.nested"  # as agent.py names it
@@ -222,7 +222,7 @@ def _command(image: Image, wires: tuple[int, int], log: Path, cpus: int, memory:
     if program is None:
         raise NestedError(f"{QEMU} is not here")
     words = qemu_args.cmdline(f"nested.python={PYTHON} nested.agent={AGENT}", False, 0)
-    words += " " + os.environ.get("TICK", TICKING)
+    words += " " + TICKING
     words += " " + qemu_args.CMDLINE_TSC.format(khz=tsc.frequency_khz())
     args = ["setpriv", "--pdeathsig", "KILL", "--", program]
     args += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
