@@ -8,7 +8,7 @@ root read-only over 9P, this checkout with its .venv included, and needs no root
 goes to /run, which is the machine's own.
 
 QEMU 7.2's emulation of SVM has faults of its own.  VMRUN with a virtual interrupt pending changes
-the processor's set of pending interrupts without the lock (`helper_vmrun`; mended upstream in 2025):
+the processor's set of pending interrupts without the lock (`helper_vmrun`; mended upstream later):
 an interrupt that comes at that moment is lost, for ever when it is the timer's that the kernel
 sleeps for.  And with two processors under guests that exit all the time, the machine's kernel died
 of a corrupted stack (twice in three runs of a minute; never with one).  So the machine has one
@@ -203,8 +203,12 @@ class Nested:
         try:
             state = f"QEMU ended with {self._qemu.wait(1.0)}"
         except subprocess.TimeoutExpired:
-            state = describe(self._qmp, self._qemu.pid, self._cpus)
+            state = self.state()
         return NestedError(f"the nested machine {how}\n{state}\nits console:\n{self.console}")
+
+    def state(self) -> str:
+        """Say what QEMU and its processors do."""
+        return describe(self._qmp, self._qemu.pid, self._cpus)
 
     @property
     def console(self) -> str:

@@ -42,23 +42,24 @@ class Qmp:
 
 
 def describe(sock: socket.socket, pid: int, cpus: int) -> str:
-    """Say what QEMU does; `sock` is its QMP connection, fresh."""
-    before = _threads(pid)
-    time.sleep(SAMPLE)
-    after = _threads(pid)
+    """Say what QEMU does; `sock` is its QMP connection."""
     lines = [f"QEMU's threads, and seconds of processor time each used in {SAMPLE:g} s:"]
-    for thread, (name, state, used) in sorted(after.items()):
-        passed = used - before.get(thread, (name, state, used))[2]
-        lines.append(f"  {thread} {name} {state} {passed / 100:.2f}")
+    before = _threads(pid)
+    answers: list[str] = []
     try:
         qmp = Qmp(sock)
-        lines += [_short(qmp.ask(question)) for question in QUESTIONS]
-        lines += [_interrupts(qmp, cpu) for cpu in range(cpus)]
+        waited = [_waiting(qmp, cpu) for cpu in range(cpus)]
+        time.sleep(SAMPLE)
+        answers += [_short(qmp.ask(question)) for question in QUESTIONS]
+        answers += [_interrupts(qmp, cpu, waited[cpu]) for cpu in range(cpus)]
     except TimeoutError:
-        lines.append(f"QEMU's monitor does not answer in {ANSWER:g} s: its main loop stands still")
+        answers.append(f"  QEMU's monitor is silent for {ANSWER:g} s: its main loop is stuck")
     except OSError as error:
-        lines.append(f"QEMU's monitor: {error}")
-    return "\n".join(lines)
+        answers.append(f"  QEMU's monitor: {error}")
+    for thread, (name, state, used) in sorted(_threads(pid).items()):
+        passed = used - before.get(thread, (name, state, used))[2]
+        lines.append(f"  {thread} {name} {state} {passed / 100:.2f}")
+    return "\n".join([*lines, *answers])
 
 
 def _threads(pid: int) -> dict[int, tuple[str, str, int]]:
@@ -77,10 +78,17 @@ def _short(answer: str) -> str:
     return "\n".join(f"  {line.strip()}" for line in kept)
 
 
-def _interrupts(qmp: Qmp, cpu: int) -> str:
-    """Return a processor's timer, and the interrupts in service and in wait."""
+def _waiting(qmp: Qmp, cpu: int) -> set[str]:
+    """Return the vectors that wait for a processor while it serves none."""
     answer = qmp.ask(f"info lapic {cpu}")
-    kept = [line for line in answer.splitlines() if re.match(r"LVTT\s|Timer|ISR|IRR|APR", line)]
-    waits = not re.search(r"IRR\s+\(none\)", answer) and re.search(r"ISR\s+\(none\)", answer)
-    note = ["an interrupt waits and none is in service: lost, if the processor sleeps (HLT=1)"]
-    return "\n".join(f"  lapic {cpu}: {' '.join(x.split())}" for x in kept + note * bool(waits))
+    found = re.search(r"^ISR\s+\(none\)\s+IRR\s+(.*)", answer, re.M)
+    return set(re.findall(r"\d+", found[1])) if found else set()
+
+
+def _interrupts(qmp: Qmp, cpu: int, before: set[str]) -> str:
+    """Return a processor's timer and interrupts; `before` waited a while ago."""
+    lines = qmp.ask(f"info lapic {cpu}").splitlines()
+    kept = [line for line in lines if re.match(r"LVTT\s|Timer|ISR|IRR|APR", line)]
+    if lost := before & _waiting(qmp, cpu):
+        kept.append(f"lost by QEMU: vector {' '.join(sorted(lost))} waits, and none is served")
+    return "\n".join(f"  lapic {cpu}: {' '.join(line.split())}" for line in kept)
