@@ -169,7 +169,7 @@ class KvmEngine:
             return
         if self._running_vm is not None:  # else a thread may be at work on it
             self._loop.remove_reader(self._running_vm.exit_fd)
-            self._running_vm.pause()
+            self._running_vm.stop()  # `close` waits for it
         self.ended.set_result(exit_)
 
     async def press_power_button(self) -> None:
@@ -178,9 +178,10 @@ class KvmEngine:
         self._notify(EventKind.POWER_BUTTON, "")
 
     async def pause(self) -> None:
-        """Stop the virtual processors."""
+        """Stop the virtual processors; the loop goes on until they have."""
         vm = self._running("pause").vm
-        vm.pause()
+        await asyncio.to_thread(vm.pause)
+        self._running("pause")  # it may have ended meanwhile
         self._paused_at = vm.clock, time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._notify(EventKind.PAUSED, "")
 
