@@ -14,6 +14,7 @@ from typing import BinaryIO
 from ..errors import UsageError
 
 CAPACITY = 1 << 20
+TAIL = 8 << 10  # a kernel's last words: more than one panic with its stack
 _WRITE_MAX = 1 << 20
 _READS_MAX = 16  # of 64 KiB, before others get their turn
 
@@ -29,6 +30,7 @@ class Console:
         self.capacity = capacity
         self.dropped = 0  # bytes that nobody read in time
         self.closed = False
+        self.tail = b""  # what was printed last, whoever read it
         self._log = log
         self._pending = bytearray()
         self._outgoing = bytearray()
@@ -136,6 +138,7 @@ class Console:
         if self._log is not None:
             self._log.write(data)
             self._log.flush()
+        self.tail = (self.tail + data)[-TAIL:]
         self._pending += data
         if (over := len(self._pending) - self.capacity) > 0:
             del self._pending[:over]

@@ -27,9 +27,11 @@ from ..core import kvm
 from ..devices.balloon import Balloon
 from ..devices.base import Device
 from ..devices.net import Net
+from ..devices.pvpanic import Panic
 from ..devices.rng import Rng
 from ..errors import HypervisorError
 from ..pc import boot, cmdline, cpu, cpuid
+from . import panic
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .board import Board
 
@@ -64,6 +66,7 @@ class KvmEngine:
         self.ended: asyncio.Future[Exit] = self._loop.create_future()
         self._vm: kvm.Vm | None = None
         self._board: Board | None = None
+        self._console: Console | None = None
         self._jacks: list[Jack] = []  # in which a port of ours is plugged
         self._notify: Notify = lambda kind, detail: None
         self._paused_at = (0, 0)  # the guest's clock and the host's, in nanoseconds
@@ -89,7 +92,8 @@ class KvmEngine:
         if config.engine_args:
             raise EngineError(f"{config.engine_args[0]} is for QEMU: choose the engine qemu")
         vm = self._vm = kvm.Vm(self._device)
-        board = self._board = Board(vm, config.memory, self._power_off, self._reset)
+        self._console = console
+        board = self._board = Board(vm, config.memory, self._power_off, self._reset, self._panicked)
         board.map_memory()
         board.connect(console)
         for device in _devices(config):
@@ -150,7 +154,26 @@ class KvmEngine:
         self._end(Exit(ExitReason.POWER_OFF, "guest-shutdown"))
 
     def _reset(self) -> None:
-        self._end(Exit(ExitReason.REBOOT, "guest-reset"))
+        # Without the panic device's driver a panic resets too; then its words are all there is.
+        if (why := self._last_words()) is not None:
+            self._notify(EventKind.PANIC, why)
+            self._end(Exit(ExitReason.PANIC, f"guest-reset, and its console says: {why}"))
+        else:
+            self._end(Exit(ExitReason.REBOOT, "guest-reset"))
+
+    def _panicked(self, event: Panic) -> None:
+        if event is Panic.CRASH_LOADED:
+            self._notify(EventKind.PANIC, "crash-loaded")
+            return
+        why = self._last_words() or "the console does not say why"
+        self._notify(EventKind.PANIC, why)
+        self._end(Exit(ExitReason.PANIC, f"guest-panicked: {why}"))
+
+    def _last_words(self) -> str | None:
+        if self._board is None or self._console is None:
+            return None
+        self._board.drain()
+        return panic.reason(self._console.tail)
 
     def _end(self, exit_: Exit) -> None:
         """Stop the processors for good and say how it came to that."""
