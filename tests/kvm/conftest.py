@@ -7,6 +7,7 @@ as it goes.  With TRIKIT_NESTED set, or on hosts whose KVM is good, a test simpl
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import subprocess
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 from _pytest._io import TerminalWriter
 from nested import Done, Nested
 
@@ -26,6 +28,9 @@ from hypervisor.image.cache import Cache, default_directory
 
 INSIDE = "TRIKIT_NESTED" in os.environ
 DIRECT = INSIDE or host.kvm().good
+if DIRECT:  # no test leaves a thread, a descriptor or a mapping of guest memory
+    from leaks import pytest_runtest_setup as pytest_runtest_setup
+    from leaks import pytest_runtest_teardown as pytest_runtest_teardown
 GUEST = "TRIKIT_GUEST_IMAGE"
 CLOUD = "TRIKIT_GUEST_CLOUD"
 HERE = Path(__file__).parent
@@ -189,3 +194,4 @@ _screen: list[TerminalWriter] = []
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Keep what writes past pytest's own capturing."""
     _screen.append(session.config.get_terminal_writer())
+    uvloop.run(asyncio.sleep(0))  # libuv opens two descriptors for the life of the process
