@@ -222,6 +222,8 @@ class Machine:
 
     def _finish(self, exit_: Exit) -> None:
         self._exit = exit_
+        if self._console is not None:
+            self._console.close()
         self._move(State.ENDED)
         self._notify(EventKind.ENDED, exit_.reason.value)
         for queue in self._listeners:
@@ -251,6 +253,8 @@ def _offer(queue: asyncio.Queue[Event | None], item: Event | None) -> None:
 
 def _readable(path: Path | str, what: str) -> Path:
     try:
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would have us wait
+            raise UsageError(f"cannot read the {what} {path}: not a regular file")
         with open(path, "rb") as file:
             file.read(1)
     except OSError as error:

@@ -34,6 +34,7 @@ from ..pc import boot, cmdline, cpu, cpuid
 from . import panic
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .board import Board
+from .check import check, line
 
 _MAPPED = 16 << 20  # bytes of a file from which on it is not read into memory of ours
 _CLOCK_TOLERANCE = 10_000_000  # nanoseconds: less than this is not worth a jump
@@ -84,13 +85,14 @@ class KvmEngine:
             await self.close()
             console.close()
             if isinstance(error, HypervisorError | OSError):
-                raise EngineError(str(error)) from error
+                raise EngineError(line(error)) from error
             raise
         self._first_instruction = time.monotonic() - begin
 
     def _make(self, config: Config, console: Console) -> kvm.Vm:
         if config.engine_args:
             raise EngineError(f"{config.engine_args[0]} is for QEMU: choose the engine qemu")
+        check(config)
         vm = self._vm = kvm.Vm(self._device)
         self._console = console
         board = self._board = Board(vm, config.memory, self._power_off, self._reset, self._panicked)

@@ -21,9 +21,11 @@ from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
 
 from ..aio.console import Console
 from ..aio.process import Child
+from ..errors import UsageError
 from ..vhost.port import listen
 from . import host, panic, tsc
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
+from .check import check, check_files, line
 from .nics import Listen, Nics
 from .qemu_args import Wires, command_line
 from .resetlog import ResetLog
@@ -77,10 +79,14 @@ class QemuEngine:
         if program is None:
             raise EngineError(f"{self._qemu} is not here: run apt-get install qemu-system-x86")
         try:
+            check(config)
+            check_files(config)
             self._spawn(program, config, console, notify)
             await self._connect(notify)
-        except BaseException:
+        except BaseException as error:
             await self.close()
+            if isinstance(error, UsageError | OSError):
+                raise EngineError(line(error)) from error
             raise
 
     def _spawn(self, program: str, config: Config, console: Console, notify: Notify) -> None:

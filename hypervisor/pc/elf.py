@@ -22,11 +22,22 @@ _NHDR = struct.Struct("<III")  # sizes of name and descriptor, type
 _XEN_ELFNOTE_PHYS32_ENTRY = 18
 
 
+# What to do about it, by how the mistake is called.
+_ADVICE = {
+    "truncated": "copy it again",
+    "cut off": "copy it again",
+    "past its end": "copy it again",
+    "too large": "give the machine more memory",
+    "no 64-bit entry": "take a kernel for x86-64",
+}
+
+
 class KernelError(UsageError):
     """A kernel, initrd or command line that cannot be booted; what was `expected` and `found`."""
 
     def __init__(self, what: str, expected: str, found: str) -> None:
-        super().__init__(f"{what}: expected {expected}, found {found}")
+        advice = next((f"; {_ADVICE[end]}" for end in _ADVICE if what.endswith(end)), "")
+        super().__init__(f"{what}: expected {expected}, found {found}{advice}")
         self.expected = expected
         self.found = found
 
