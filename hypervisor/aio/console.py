@@ -31,6 +31,8 @@ class Console:
         self.dropped = 0  # bytes that nobody read in time
         self.closed = False
         self.tail = b""  # what was printed last, whoever read it
+        self.size = (80, 25)  # columns and rows
+        self._resized: Callable[[int, int], None] | None = None
         self._log = log
         self._pending = bytearray()
         self._outgoing = bytearray()
@@ -47,13 +49,23 @@ class Console:
         self._sock = sock
         self._loop.add_reader(sock.fileno(), self._on_readable)
 
-    def connect(self, send: Callable[[bytes], int]) -> None:
+    def connect(
+        self, send: Callable[[bytes], int], resized: Callable[[int, int], None] | None = None
+    ) -> None:
         """Be the line of a serial port in this process.
 
         `send` takes what the port has room for and returns how much that was.  The port's owner
-        calls `receive` with what the guest prints and `flush` when there is room again.
+        calls `receive` with what the guest prints and `flush` when there is room again.  `resized`
+        hears of `resize`, where the port can tell its guest.
         """
         self._send = send
+        self._resized = resized
+
+    def resize(self, cols: int, rows: int) -> None:
+        """Tell the guest the terminal's size; a serial port has no way to, a virtio console has."""
+        self.size = (cols, rows)
+        if self._resized is not None:
+            self._resized(cols, rows)
 
     def receive(self, data: bytes) -> None:
         """Take what the guest printed."""
@@ -114,7 +126,7 @@ class Console:
             self._loop.remove_writer(self._sock.fileno())
             self._sock.close()
             self._sock = None
-        self._send = None
+        self._send = self._resized = None
         self._end()
 
     def _on_readable(self) -> None:

@@ -26,6 +26,7 @@ from ..aio.console import Console
 from ..core import kvm
 from ..devices.balloon import Balloon
 from ..devices.base import Device
+from ..devices.console import VirtioConsole
 from ..devices.net import Net
 from ..devices.pvpanic import Panic
 from ..devices.rng import Rng
@@ -239,8 +240,16 @@ def _devices(config: Config) -> list[Device]:
         Rng(),
         Balloon(),
         *(Net(jack.mac, jack.mtu, name=jack.name) for jack in config.nics),
+        *([] if config.terminal is None else [_terminal(config.terminal)]),
         *config.devices,
     ]
+
+
+def _terminal(console: Console) -> VirtioConsole:
+    cols, rows = console.size
+    device = VirtioConsole(console.receive, console.flush, cols=cols, rows=rows)
+    console.connect(device.write, device.resize)
+    return device
 
 
 def _msrs(packed: bytes) -> dict[int, int]:

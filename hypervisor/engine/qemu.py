@@ -99,24 +99,33 @@ class QemuEngine:
         )
         self._undo.callback(nics.close)
         self._ours, qmp = socket.socketpair()
-        ours, serial = socket.socketpair()
-        with qmp, serial:
-            self._undo.callback(console.close)
-            console.attach(ours)
-            self._console = console
+        self._console = console
+        with contextlib.ExitStack() as theirs:
+            theirs.enter_context(qmp)
+            inherited = [qmp.fileno(), self._line(console, theirs)]
+            if config.terminal is not None:
+                inherited.append(self._line(config.terminal, theirs))
+            terminal = inherited[-1] if config.terminal is not None else -1
+            log: list[str] = []
             if not self.kvm:
                 self._log = ResetLog()
                 self._undo.callback(self._log.close)
-            log = self._log.args if self._log is not None else ()
-            wires = Wires(qmp.fileno(), serial.fileno(), nics.sockets, log)
+                theirs.callback(self._log.started)
+                inherited.append(self._log.fd)
+                log = self._log.args
+            wires = Wires(inherited[0], inherited[1], nics.sockets, log, terminal)
             khz = 0 if self.kvm else tsc.frequency_khz()
             command = command_line(config, wires, qemu=program, kvm=self.kvm, tsc_khz=khz)
             _logger.debug("starting %s", command)
-            inherited = [qmp.fileno(), serial.fileno()]
-            inherited += [self._log.fd] if self._log is not None else []
             self._child = Child(command, inherited)
-            if self._log is not None:
-                self._log.started()
+
+    def _line(self, console: Console, theirs: contextlib.ExitStack) -> int:
+        """Put `console` on a socket pair; returns QEMU's end, which `theirs` closes."""
+        ours, far = socket.socketpair()
+        theirs.enter_context(far)
+        self._undo.callback(console.close)
+        console.attach(ours)
+        return far.fileno()
 
     async def _connect(self, notify: Notify) -> None:
         assert self._child is not None

@@ -34,6 +34,7 @@ class Wires:
     console: int
     nics: Sequence[tuple[str, bytes]] = ()
     log: Sequence[str] = ()
+    terminal: int = -1  # of a virtio console
 
 
 def command_line(
@@ -50,6 +51,9 @@ def command_line(
     args += ["-chardev", f"socket,id=qmp,fd={wires.qmp}", "-mon", "chardev=qmp,mode=control"]
     args += ["-chardev", f"socket,id=com1,fd={wires.console}", "-serial", "chardev:com1"]
     args += [*wires.log, "-device", "pvpanic", "-device", "virtio-rng-device"]
+    if wires.terminal >= 0:
+        args += ["-chardev", f"socket,id=hvc0,fd={wires.terminal}"]
+        args += ["-device", "virtio-serial-device", "-device", "virtconsole,chardev=hvc0"]
     for number, (path, mac) in enumerate(wires.nics):
         args += nic(number, path, mac)
     args += ["-kernel", str(config.kernel), "-append", cmdline(config.cmdline, kvm, tsc_khz)]

@@ -213,3 +213,14 @@ def test_nic_reaches_the_jack_over_vhost_user(image: Image, run: Callable[..., o
         assert jack.port is None
 
     run(go())
+
+
+def test_a_virtio_console(image: Image, run: Callable[..., object]) -> None:
+    async def go() -> None:
+        async with Machine(image.kernel, image.initrd, console="virtio") as vm:
+            await prompt(vm)
+            assert "hvc0" in await command(vm, "tty")
+            vm.console.resize(100, 30)  # QEMU has no way to tell the guest
+            assert (await vm.stop(30)).reason is ExitReason.POWER_OFF
+
+    run(go())

@@ -213,3 +213,23 @@ def test_kill_at_any_moment_leaves_nothing(image: Image) -> None:
 
     asyncio.run(go(False))
     asyncio.run(go(True))
+
+
+def test_a_virtio_console_with_its_size(image: Image) -> None:
+    async def go() -> None:
+        async with machine(image, console="virtio") as vm:
+            vm.console.resize(100, 30)
+            await prompt(vm)
+            assert "30 100" in await command(vm, "stty size")
+            assert "hvc0" in await command(vm, "tty")
+            vm.console.resize(132, 50)
+            size = "until [ $(stty size | cut -d' ' -f1) = 50 ]; do usleep 50000; done; stty size"
+            assert "50 132" in await command(vm, size)
+            text = await command(vm, "seq 20000")
+            numbers = "".join(f"{n}\n" for n in range(1, 20001))
+            assert numbers in text
+            vm.console.write(b"poweroff -f\n")
+            async with asyncio.timeout(30):
+                assert (await vm.wait()).reason is ExitReason.POWER_OFF
+
+    asyncio.run(go())
