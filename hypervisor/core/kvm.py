@@ -14,6 +14,7 @@ import enum
 import errno
 import mmap
 import os
+import platform
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -25,6 +26,8 @@ KVM = "/dev/kvm"
 VCPUS_MAX = 16  # HV_VCPUS_MAX
 PAGE = 4096
 _CPUID_MAX = 256 * 40
+BUILT = hasattr(lib, "hv_vm_new")  # see build.py
+UNBUILT = f"our monitor is for x86-64, and this was built without it ({platform.machine()})"
 
 
 # What to do when no machine can be made.
@@ -224,8 +227,8 @@ class Vm:
     """
 
     def __init__(self, path: str = KVM, irqchip: bool = True) -> None:
-        if not hasattr(lib, "hv_vm_new"):
-            raise UsageError("a machine of our own needs an x86-64 host")
+        if not BUILT:
+            raise UsageError(f"{UNBUILT}: choose the engine qemu")
         failure = ffi.new("struct hv_failure *")
         handle = lib.hv_vm_new(path.encode(), irqchip, failure)
         if handle == ffi.NULL:

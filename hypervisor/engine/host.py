@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.kvm import ADVICE
+from ..core.kvm import ADVICE, BUILT, UNBUILT
 
 _KVM_GET_API_VERSION = 0xAE00
 _KVM_CREATE_VM = 0xAE01
@@ -28,6 +28,8 @@ class Fact:
 
 def kvm(device: Path = Path("/dev/kvm"), cpuinfo: Path = Path("/proc/cpuinfo")) -> Fact:
     """Tell whether KVM runs unmodified kernels here: processor, permission, and a trial machine."""
+    if not BUILT:
+        return Fact("kvm", False, UNBUILT, "emulation is used instead")
     if not (_flags(cpuinfo) & {"svm", "vmx"}):
         return Fact("kvm", False, "the CPU shows neither svm nor vmx", "emulation is used instead")
     try:
