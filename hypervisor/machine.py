@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -44,6 +45,8 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "kvm": KvmEngine,
     "qemu": QemuEngine,
 }
+CONSOLES = ("serial", "virtio")
+HVC = "console=hvc0"  # after the serial port: what is named last is /dev/console
 CPUS_MAX = 16
 _UNITS = {"": 1 << 20, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _MEMORY_MIN = 32 << 20
@@ -79,6 +82,7 @@ class Machine:
         engine: str = "auto",
         engine_args: Sequence[str] = (),
         console_log: BinaryIO | None = None,
+        console: str = "serial",
     ) -> None:
         """Describe a machine; raise `UsageError` for what can never run.
 
@@ -86,9 +90,13 @@ class Machine:
         `engine` "auto" is "kvm" where KVM runs unmodified kernels, else "qemu"; `engine_args`,
         which go to QEMU as they are, make it "qemu" too.  `console_log` gets everything the guest
         prints.  `devices` are virtio devices of your own (see `devices.base`), on "kvm" alone.
+        `console` "virtio" makes the guest's console a virtio one (hvc0), which is faster and
+        follows `console.resize` on "kvm"; what the kernel says goes to the serial port as well.
         """
         if engine not in ENGINES:
             raise UsageError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
+        if console not in CONSOLES:
+            raise UsageError(f"console is {console!r}, expected one of {', '.join(CONSOLES)}")
         if not 1 <= cpus <= CPUS_MAX:
             raise UsageError(f"cpus is {cpus}, expected 1 to {CPUS_MAX}")
         self.config = Config(
@@ -108,6 +116,8 @@ class Machine:
         self._engine_name = engine
         self._console_log = console_log
         self._console: Console | None = None
+        self._serial: Console | None = None
+        self._console_kind = console
         self._engine: Engine | None = None
         self._exit: Exit | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -117,10 +127,17 @@ class Machine:
 
     @property
     def console(self) -> Console:
-        """The serial console; there once the machine was started."""
+        """The guest's console; there once the machine was started."""
         if self._console is None:
             raise UsageError(f"machine {self.name} was not started")
         return self._console
+
+    @property
+    def serial(self) -> Console:
+        """The serial port: the console itself, unless that is a virtio one."""
+        if self._serial is None:
+            raise UsageError(f"machine {self.name} was not started")
+        return self._serial
 
     @property
     def engine(self) -> Engine:
@@ -134,13 +151,18 @@ class Machine:
         self._move(State.STARTING)
         loop = asyncio.get_running_loop()
         self.started_at = loop.time()
-        self._console = Console(log=self._console_log)
+        self._console = self._serial = Console(log=self._console_log)
+        config = self.config
+        if self._console_kind == "virtio":
+            self._serial = Console()
+            words = f"{HVC} {config.cmdline}".rstrip()
+            config = replace(config, terminal=self._console, cmdline=words)
         engine_name = self._engine_name
         if engine_name == "auto" and self.config.engine_args:  # which are QEMU's
             engine_name = "qemu"
         self._engine = ENGINES[engine_name]()
         try:
-            await self._engine.start(self.config, self._console, self._notify)
+            await self._engine.start(config, self._serial, self._notify)
         except BaseException as error:
             reason = ExitReason.KILLED if self._killed else ExitReason.FAILED
             self._finish(Exit(reason, str(error)))
@@ -233,6 +255,9 @@ class Machine:
 
     def _finish(self, exit_: Exit) -> None:
         self._exit = exit_
+        for console in (self._console, self._serial):
+            if console is not None:
+                console.close()
         self._move(State.ENDED)
         self._notify(EventKind.ENDED, exit_.reason.value)
         for queue in self._listeners:
@@ -262,6 +287,8 @@ def _offer(queue: asyncio.Queue[Event | None], item: Event | None) -> None:
 
 def _readable(path: Path | str, what: str) -> Path:
     try:
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would have us wait
+            raise UsageError(f"cannot read the {what} {path}: not a regular file")
         with open(path, "rb") as file:
             file.read(1)
     except OSError as error:

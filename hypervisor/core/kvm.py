@@ -14,6 +14,7 @@ import enum
 import errno
 import mmap
 import os
+import platform
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,13 +43,31 @@ KVM = "/dev/kvm"
 VCPUS_MAX = 16  # HV_VCPUS_MAX
 PAGE = 4096
 _CPUID_MAX = 256 * 40
+BUILT = hasattr(lib, "hv_vm_new")  # see build.py
+UNBUILT = f"our monitor is for x86-64, and this was built without it ({platform.machine()})"
+
+
+# What to do when no machine can be made.
+ADVICE = {
+    errno.ENOENT: "run modprobe kvm_intel or modprobe kvm_amd",
+    errno.ENXIO: "run modprobe kvm_intel or modprobe kvm_amd",
+    errno.EACCES: "join the group kvm: usermod -aG kvm $USER",
+    errno.EPERM: "join the group kvm: usermod -aG kvm $USER",
+    errno.ENOTTY: "this is not KVM's device",
+    errno.EISDIR: "this is not KVM's device",
+    errno.EPROTO: "use a newer kernel",
+    errno.EOPNOTSUPP: "use a newer kernel",
+    errno.EBUSY: "another hypervisor holds the processor: stop it",
+    errno.EMFILE: "raise the limit (ulimit -n), or run fewer machines",
+}
 
 
 class KvmError(UsageError):
-    """The kernel refused `operation`; `errno` says why."""
+    """The kernel refused `operation`; `errno` says why, `advice` what to do."""
 
-    def __init__(self, operation: str, number: int) -> None:
-        super().__init__(f"{operation}: {os.strerror(number)}")
+    def __init__(self, operation: str, number: int, advice: str = "") -> None:
+        what = f"{operation}: {os.strerror(number)}"
+        super().__init__(f"{what}: {advice}" if advice else what)
         self.operation = operation
         self.errno = number
 
@@ -183,12 +202,13 @@ class Vm:
     """
 
     def __init__(self, path: str = KVM, irqchip: bool = True) -> None:
-        if not hasattr(lib, "hv_vm_new"):
-            raise UsageError("a machine of our own needs an x86-64 host")
+        if not BUILT:
+            raise UsageError(f"{UNBUILT}: choose the engine qemu")
         failure = ffi.new("struct hv_failure *")
         handle = lib.hv_vm_new(path.encode(), irqchip, failure)
         if handle == ffi.NULL:
-            raise KvmError(f"{path}: {ffi.string(failure.step).decode()}", failure.error)
+            number, step = int(failure.error), ffi.string(failure.step).decode()
+            raise KvmError(f"{path}: {step}", number, ADVICE.get(number, ""))
         self._handle: Any = handle
         self.exit_fd: int = lib.hv_vm_exit_fd(handle)
         self.vcpus: list[Vcpu] = []

@@ -108,6 +108,7 @@ class Config:
     nics: tuple[Jack, ...] = ()
     engine_args: tuple[str, ...] = field(default=())  # further arguments of the engine's own
     devices: tuple[Device, ...] = ()  # virtio devices of the user's own, for this machine alone
+    terminal: Console | None = None  # of a virtio console beside the serial port
 
 
 Notify = Callable[[EventKind, str], None]

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from .base import Config
 
 # What every guest gets: a console, an end at panic instead of a wait, and no probing for what the
-# board does not have.  reboot=t because a triple fault is the one reset that every engine knows.
-CMDLINE = "console=ttyS0 panic=-1 reboot=t quiet pci=off random.trust_cpu=on"
+# board does not have.  A reboot is ACPI's: one by triple fault would look like a crash.
+CMDLINE = "console=ttyS0 panic=-1 reboot=a quiet pci=off random.trust_cpu=on"
 # Emulated processors have no speculation to guard against, and a clock that is right.
 CMDLINE_TCG = "mitigations=off tsc=reliable no_timer_check"
 # The TSC that TCG shows is the host's.  A guest that measures it against the emulated PIT fails on
@@ -25,11 +25,16 @@ CMDLINE_TSC = "tsc_early_khz={khz}"
 
 @dataclass(frozen=True, slots=True)
 class Wires:
-    """What connects QEMU with us: inherited descriptors, and a socket for each NIC with its MAC."""
+    """What connects QEMU with us: inherited descriptors, and a socket for each NIC with its MAC.
+
+    `log` has the arguments for a log of resets, under emulation.
+    """
 
     qmp: int
     console: int
     nics: Sequence[tuple[str, bytes]] = ()
+    log: Sequence[str] = ()
+    terminal: int = -1  # of a virtio console
 
 
 def command_line(
@@ -45,7 +50,10 @@ def command_line(
     args += ["-object", f"memory-backend-memfd,id=ram,size={config.memory},share=on"]
     args += ["-chardev", f"socket,id=qmp,fd={wires.qmp}", "-mon", "chardev=qmp,mode=control"]
     args += ["-chardev", f"socket,id=com1,fd={wires.console}", "-serial", "chardev:com1"]
-    args += ["-device", "virtio-rng-device"]
+    args += [*wires.log, "-device", "pvpanic", "-device", "virtio-rng-device"]
+    if wires.terminal >= 0:
+        args += ["-chardev", f"socket,id=hvc0,fd={wires.terminal}"]
+        args += ["-device", "virtio-serial-device", "-device", "virtconsole,chardev=hvc0"]
     for number, (path, mac) in enumerate(wires.nics):
         args += nic(number, path, mac)
     args += ["-kernel", str(config.kernel), "-append", cmdline(config.cmdline, kvm, tsc_khz)]

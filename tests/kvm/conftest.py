@@ -10,6 +10,7 @@ test's, it is started once more for the tests that have no verdict yet, and the 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 from _pytest._io import TerminalWriter
 from nested import Done, Nested, NestedError
 
@@ -30,6 +32,9 @@ from hypervisor.image.cache import Cache, default_directory
 
 INSIDE = "TRIKIT_NESTED" in os.environ
 DIRECT = INSIDE or host.kvm().good
+if DIRECT:  # no test leaves a thread, a descriptor or a mapping of guest memory
+    from leaks import pytest_runtest_setup as pytest_runtest_setup
+    from leaks import pytest_runtest_teardown as pytest_runtest_teardown
 GUEST = "TRIKIT_GUEST_IMAGE"
 CLOUD = "TRIKIT_GUEST_CLOUD"
 HERE = Path(__file__).parent
@@ -233,6 +238,7 @@ _screen: list[TerminalWriter] = []
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Keep what writes past pytest's own capturing."""
     _screen.append(session.config.get_terminal_writer())
+    uvloop.run(asyncio.sleep(0))  # libuv opens two descriptors for the life of the process
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

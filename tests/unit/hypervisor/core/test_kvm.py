@@ -331,7 +331,10 @@ def test_the_clock_can_be_set() -> None:
 def test_a_path_that_is_not_kvm() -> None:
     with pytest.raises(UsageError, match=r"/dev/null: .*version 12"):
         Vm("/dev/null")
-    assert why_not("/nowhere") == "/nowhere: open the KVM device: No such file or directory"
+    assert why_not("/nowhere") == (
+        "/nowhere: open the KVM device: No such file or directory: "
+        "run modprobe kvm_intel or modprobe kvm_amd"
+    )
 
 
 def end_new(guest: Guest) -> None:
