@@ -1,5 +1,6 @@
 """Lightweight machines as a library: virtio devices and engines driven from asyncio."""
 
+from .aio.vsock import Vsock
 from .engine.base import EngineError, Event, EventKind, Exit, ExitReason, State
 from .errors import HypervisorError, PeerError, UsageError
 from .machine import Machine
@@ -15,4 +16,5 @@ __all__ = [
     "PeerError",
     "State",
     "UsageError",
+    "Vsock",
 ]

@@ -21,6 +21,7 @@ from typing import BinaryIO, Self
 from vpnstack.link.port import Jack
 
 from .aio.console import Console
+from .aio.vsock import Vsock
 from .devices.base import Device
 from .engine.base import (
     TRANSITIONS,
@@ -74,6 +75,7 @@ class Machine:
         cpus: int = 1,
         nics: Sequence[Jack] = (),
         devices: Sequence[Device] = (),
+        vsock: Vsock | None = None,
         name: str = "vm",
         engine: str = "auto",
         engine_args: Sequence[str] = (),
@@ -85,6 +87,7 @@ class Machine:
         `engine` "auto" is "kvm" where KVM runs unmodified kernels, else "qemu"; `engine_args`,
         which go to QEMU as they are, make it "qemu" too.  `console_log` gets everything the guest
         prints.  `devices` are virtio devices of your own (see `devices.base`), on "kvm" alone.
+        `vsock` is for this machine alone.
         """
         if engine not in ENGINES:
             raise UsageError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
@@ -99,6 +102,7 @@ class Machine:
             cpus=cpus,
             nics=tuple(nics),
             devices=tuple(devices),
+            vsock=vsock,
             engine_args=tuple(engine_args),
         )
         self.name = name
@@ -121,6 +125,13 @@ class Machine:
         return self._console
 
     @property
+    def vsock(self) -> Vsock:
+        """The vsock device that the machine was given."""
+        if self.config.vsock is None:
+            raise UsageError(f"machine {self.name} has no vsock: give it Vsock()")
+        return self.config.vsock
+
+    @property
     def engine(self) -> Engine:
         """What runs the machine; there once it was started."""
         if self._engine is None:
@@ -138,6 +149,8 @@ class Machine:
             engine_name = "qemu"
         self._engine = ENGINES[engine_name]()
         try:
+            if self.config.vsock is not None:
+                self.config.vsock.open()
             await self._engine.start(self.config, self._console, self._notify)
         except BaseException as error:
             self._finish(Exit(ExitReason.FAILED, str(error)))
@@ -191,6 +204,8 @@ class Machine:
             self._must_be(State.RUNNING)
             await self.engine.pause()
             self._move(State.PAUSED)
+            if self.config.vsock is not None:
+                self.config.vsock.pause()
 
     async def resume(self) -> None:
         """Let a paused machine go on; a running one does."""
@@ -198,6 +213,8 @@ class Machine:
             self._must_be(State.PAUSED)
             await self.engine.resume()
             self._move(State.RUNNING)
+            if self.config.vsock is not None:
+                self.config.vsock.resume()
 
     def status(self) -> State:
         """Return where the machine is in its life."""
@@ -222,6 +239,8 @@ class Machine:
 
     def _finish(self, exit_: Exit) -> None:
         self._exit = exit_
+        if self.config.vsock is not None:
+            self.config.vsock.close()
         self._move(State.ENDED)
         self._notify(EventKind.ENDED, exit_.reason.value)
         for queue in self._listeners:

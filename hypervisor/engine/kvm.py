@@ -214,6 +214,7 @@ def _devices(config: Config) -> list[Device]:
         Rng(),
         Balloon(),
         *(Net(jack.mac, jack.mtu, name=jack.name) for jack in config.nics),
+        *([] if config.vsock is None else [config.vsock.device]),
         *config.devices,
     ]
 
