@@ -21,6 +21,7 @@ from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
 
 from ..aio.console import Console
 from ..aio.process import Child
+from ..devices.vhost_user import serve
 from ..vhost.port import listen
 from . import host, tsc
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
@@ -89,12 +90,16 @@ class QemuEngine:
             lambda name: notify(EventKind.NIC_CONNECTED, name),
         )
         self._undo.callback(nics.close)
+        vsock = ""
+        if config.vsock is not None:
+            vsock = str(Path(place) / "vsock")
+            self._undo.callback(serve(config.vsock.device, vsock).close)
         self._ours, qmp = socket.socketpair()
         ours, serial = socket.socketpair()
         with qmp, serial:
             self._undo.callback(console.close)
             console.attach(ours)
-            wires = Wires(qmp.fileno(), serial.fileno(), nics.sockets)
+            wires = Wires(qmp.fileno(), serial.fileno(), nics.sockets, vsock)
             khz = 0 if self.kvm else tsc.frequency_khz()
             command = command_line(config, wires, qemu=program, kvm=self.kvm, tsc_khz=khz)
             _logger.debug("starting %s", command)

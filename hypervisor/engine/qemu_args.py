@@ -30,6 +30,7 @@ class Wires:
     qmp: int
     console: int
     nics: Sequence[tuple[str, bytes]] = ()
+    vsock: str = ""  # the path of its vhost-user socket
 
 
 def command_line(
@@ -48,6 +49,9 @@ def command_line(
     args += ["-device", "virtio-rng-device"]
     for number, (path, mac) in enumerate(wires.nics):
         args += nic(number, path, mac)
+    if wires.vsock:
+        args += ["-chardev", f"socket,id=vsock,path={quoted(wires.vsock)}"]
+        args += ["-device", "vhost-user-vsock-device,chardev=vsock"]
     args += ["-kernel", str(config.kernel), "-append", cmdline(config.cmdline, kvm, tsc_khz)]
     if config.initrd is not None:
         args += ["-initrd", str(config.initrd)]

@@ -28,6 +28,7 @@ from .actions import (
     MapRegion,
     MapTable,
     Reply,
+    SetConfig,
     SetFd,
     SetFeatures,
     SetMtu,
@@ -68,6 +69,35 @@ DEVICE_FEATURES = (
 )
 # Without CONFIG: QEMU suppresses it for net devices with a warning.
 PROTOCOL_FEATURES = Protocol.MQ | Protocol.REPLY_ACK | Protocol.MTU | Protocol.CONFIGURE_MEM_SLOTS
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a device says of itself: feature bits, rings, and its configuration space, if any."""
+
+    features: int
+    protocol: Protocol
+    rings: int
+    queues: int  # the answer to GET_QUEUE_NUM
+    config: Callable[[], bytes] | None = None
+
+
+def offer_net(pairs: int) -> Offer:
+    """Return a network device's offer."""
+    features = DEVICE_FEATURES if pairs > 1 else DEVICE_FEATURES & ~Feature.NET_MQ
+    return Offer(int(features), PROTOCOL_FEATURES, 2 * pairs, pairs)
+
+
+def offer_device(features: int, rings: int, config: Callable[[], bytes]) -> Offer:
+    """Return the offer of any other device with these bits of its own."""
+    common = (
+        Feature.RING_INDIRECT_DESC
+        | Feature.RING_EVENT_IDX
+        | Feature.VHOST_PROTOCOL_FEATURES
+        | Feature.VERSION_1
+    )
+    protocol = Protocol.MQ | Protocol.REPLY_ACK | Protocol.CONFIG | Protocol.CONFIGURE_MEM_SLOTS
+    return Offer(features | int(common), protocol, rings, rings, config)
 
 
 class RingState(enum.Enum):
@@ -113,16 +143,22 @@ class _Ring:
 
 
 class Backend:
-    """One connection's state; `pairs` queue pairs are offered, `mtu` is the most that fits."""
+    """One connection's state.
 
-    def __init__(self, *, pairs: int = PAIRS_MAX, mtu: int = 65535) -> None:
-        self.offered = DEVICE_FEATURES if pairs > 1 else DEVICE_FEATURES & ~Feature.NET_MQ
+    It serves what `offer` says; by default a network device with `pairs` queue pairs, for which
+    `mtu` is the most that fits.
+    """
+
+    def __init__(
+        self, *, pairs: int = PAIRS_MAX, mtu: int = 65535, offer: Offer | None = None
+    ) -> None:
+        self._offer = offer or offer_net(pairs)
+        self.offered = Feature(self._offer.features)
         self.features = 0
         self.protocol = Protocol(0)
         self.negotiated = False  # SET_FEATURES came
-        self._pairs = pairs
         self._mtu = mtu
-        self._rings = [_Ring() for _ in range(2 * pairs)]
+        self._rings = [_Ring() for _ in range(self._offer.rings)]
         self._regions: list[Region] = []
 
     def ring_state(self, index: int) -> tuple[RingState, bool]:
@@ -218,17 +254,17 @@ class Backend:
 
     def _get_protocol(self, header: Header, payload: bytes, _: tuple[int, ...]) -> list[Action]:
         wire.parse_none(header, payload)
-        return [self._reply(header.request, wire.emit_u64(PROTOCOL_FEATURES))]
+        return [self._reply(header.request, wire.emit_u64(self._offer.protocol))]
 
     def _set_protocol(self, header: Header, payload: bytes, _: tuple[int, ...]) -> list[Action]:
         features = wire.parse_u64(header, payload)
-        self._subset(header, features, int(PROTOCOL_FEATURES))
+        self._subset(header, features, int(self._offer.protocol))
         self.protocol = Protocol(features)
         return []
 
     def _get_queue_num(self, header: Header, payload: bytes, _: tuple[int, ...]) -> list[Action]:
         wire.parse_none(header, payload)
-        return [self._reply(header.request, wire.emit_u64(self._pairs))]
+        return [self._reply(header.request, wire.emit_u64(self._offer.queues))]
 
     def _set_mem_table(self, header: Header, payload: bytes, fds: tuple[int, ...]) -> list[Action]:
         regions = wire.parse_table(header, payload)
@@ -332,6 +368,20 @@ class Backend:
             raise MessageError(f"{header.request.name}: {mtu}, expected 68 to {self._mtu}")
         return [SetMtu(mtu)]
 
+    def _get_config(self, header: Header, payload: bytes, _: tuple[int, ...]) -> list[Action]:
+        self._need(header, Protocol.CONFIG)
+        asked = wire.parse_config(header, payload)
+        space = self._offer.config() if self._offer.config is not None else b""
+        size = len(asked.data)
+        data = space[asked.offset : asked.offset + size].ljust(size, b"\0")
+        answer = wire.emit_config(wire.ConfigSpace(asked.offset, asked.flags, data))
+        return [self._reply(header.request, answer)]
+
+    def _set_config(self, header: Header, payload: bytes, _: tuple[int, ...]) -> list[Action]:
+        self._need(header, Protocol.CONFIG)
+        asked = wire.parse_config(header, payload)
+        return [SetConfig(asked.offset, asked.data)]
+
 
 _Handler = Callable[[Backend, Header, bytes, tuple[int, ...]], list[Action]]
 _HANDLERS: dict[Request, _Handler] = {
@@ -355,6 +405,8 @@ _HANDLERS: dict[Request, _Handler] = {
     Request.SET_VRING_ERR: Backend._set_fd,
     Request.SET_VRING_ENABLE: Backend._set_enable,
     Request.NET_SET_MTU: Backend._set_mtu,
+    Request.GET_CONFIG: Backend._get_config,
+    Request.SET_CONFIG: Backend._set_config,
 }
 _WITH_FDS = frozenset(
     {
