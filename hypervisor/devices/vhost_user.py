@@ -80,6 +80,7 @@ class Connection:
         self._line: Line | None = None
         self._features = 0
         self._used = False  # some line took chains
+        self._stopping = False  # ring after ring, until one is set up again
         self._actions: deque[Action] = deque()
         self._ending: asyncio.Future[None] | None = None
         self._closed = False
@@ -149,6 +150,7 @@ class Connection:
         elif isinstance(action, Stop):
             ring = self._rings[action.index]
             ring.state, ring.broken = None, False
+            self._stopping = True
             self._channel.send(self._backend.base_reply(action.index, ring.base))
         elif isinstance(action, SetConfig):
             self._guarded(partial(self._device.config_written, action.offset, action.data))
@@ -170,6 +172,7 @@ class Connection:
     def _attach(self, action: Attach) -> None:
         ring = self._rings[action.index]
         ring.state = action.state
+        self._stopping = False
         if not action.resume:
             ring.base, ring.fresh = action.state.last_avail, True
 
@@ -189,7 +192,7 @@ class Connection:
     def _refresh(self) -> None:
         """Begin a line if all rings that were set up may run."""
         started = [ring for ring in self._rings if ring.state is not None]
-        if self._line is not None or not started:
+        if self._line is not None or not started or self._stopping:
             return
         if not all(ring.enabled and not ring.broken for ring in started):
             return
