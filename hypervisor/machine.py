@@ -86,7 +86,8 @@ class Machine:
         `cmdline` follows the defaults that every guest needs, so it has the last word.
         `engine` "auto" is "kvm" where KVM runs unmodified kernels, else "qemu"; `engine_args`,
         which go to QEMU as they are, make it "qemu" too.  `console_log` gets everything the guest
-        prints.  `devices` are virtio devices of your own (see `devices.base`), on "kvm" alone.
+        prints.  `devices` are virtio devices of your own (see `devices.base`); "qemu" has
+        a place for entropy alone.
         `vsock` is for this machine alone.
         """
         if engine not in ENGINES:

@@ -26,7 +26,7 @@ from ..vhost.port import listen
 from . import host, tsc
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .nics import Listen, Nics
-from .qemu_args import Wires, command_line
+from .qemu_args import FRONT_ENDS, Wires, command_line
 
 START_TIMEOUT = 30.0
 COMMAND_TIMEOUT = 10.0
@@ -69,8 +69,9 @@ class QemuEngine:
 
     async def start(self, config: Config, console: Console, notify: Notify) -> None:
         """Run the machine; raise `EngineError` when QEMU does not start."""
-        if config.devices:
-            raise EngineError("devices of your own run on the engine kvm alone, found qemu")
+        strange = [d.device_id for d in config.devices if d.device_id not in FRONT_ENDS]
+        if strange:
+            raise EngineError(f"QEMU has no place for virtio device {strange[0]}: take engine kvm")
         program = shutil.which(self._qemu)
         if program is None:
             raise EngineError(f"{self._qemu} is not here: run apt-get install qemu-system-x86")
@@ -90,20 +91,27 @@ class QemuEngine:
             lambda name: notify(EventKind.NIC_CONNECTED, name),
         )
         self._undo.callback(nics.close)
-        vsock = ""
-        if config.vsock is not None:
-            vsock = str(Path(place) / "vsock")
-            self._undo.callback(serve(config.vsock.device, vsock).close)
+        devices = self._serve(config, Path(place))
         self._ours, qmp = socket.socketpair()
         ours, serial = socket.socketpair()
         with qmp, serial:
             self._undo.callback(console.close)
             console.attach(ours)
-            wires = Wires(qmp.fileno(), serial.fileno(), nics.sockets, vsock)
+            wires = Wires(qmp.fileno(), serial.fileno(), nics.sockets, devices)
             khz = 0 if self.kvm else tsc.frequency_khz()
             command = command_line(config, wires, qemu=program, kvm=self.kvm, tsc_khz=khz)
             _logger.debug("starting %s", command)
             self._child = Child(command, (qmp.fileno(), serial.fileno()))
+
+    def _serve(self, config: Config, place: Path) -> list[tuple[int, str]]:
+        """Serve devices of ours over vhost-user; returns their numbers and sockets."""
+        devices = [*config.devices, *([] if config.vsock is None else [config.vsock.device])]
+        wires = []
+        for number, device in enumerate(devices):
+            path = str(place / f"device{number}")
+            self._undo.callback(serve(device, path).close)
+            wires.append((device.device_id, path))
+        return wires
 
     async def _connect(self, notify: Notify) -> None:
         assert self._child is not None

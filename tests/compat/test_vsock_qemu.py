@@ -15,6 +15,7 @@ sys.path.append(str(Path(__file__).parents[1]))
 import vsock_scenarios as scenarios
 
 from hypervisor import Machine, Vsock
+from hypervisor.devices.rng import Rng
 from hypervisor.engine.host import QEMU
 from hypervisor.errors import UsageError
 from hypervisor.image.build import Image, Spec, build
@@ -71,3 +72,27 @@ def test_a_socket_in_use_is_one_line(socat_image: Image, tmp_path: Path) -> None
             await vm.kill()
 
     asyncio.run(go())
+
+
+def test_a_device_of_ours_beside_it(socat_image: Image) -> None:
+    """Entropy by our device: the guest's second hardware generator reads what we make."""
+
+    async def scenario(vm: Machine) -> None:
+        text = await scenarios.command(vm, "cat /sys/class/misc/hw_random/rng_available")
+        names = [name for name in text.split() if name.startswith("virtio_rng")]
+        assert len(names) == 2
+        for name in names:
+            choose = f"echo {name} > /sys/class/misc/hw_random/rng_current"
+            await scenarios.command(vm, f"{choose}; head -c 64 /dev/hwrng | wc -c")
+        assert rng.octets
+
+    rng = Rng()
+
+    async def go() -> None:
+        async with Machine(
+            socat_image.kernel, socat_image.initrd, engine="qemu", devices=[rng]
+        ) as vm:
+            await scenarios.prompt(vm)
+            await scenario(vm)
+
+    uvloop.run(go())
