@@ -35,9 +35,10 @@ from ..vhost.actions import (
     UnmapRegion,
     fds_of,
 )
-from ..vhost.backend import Backend, offer_device
+from ..vhost.backend import Backend
 from ..vhost.channel import Channel, close_fds
 from ..vhost.messages import Request
+from ..vhost.offer import offer_device
 from ..vhost.unix import UnixListener
 from .base import Device, Line, unbound
 from .queue import Queue

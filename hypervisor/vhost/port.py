@@ -15,8 +15,9 @@ from vpnstack.link.port import Port
 
 from ..errors import PeerError, UsageError
 from .actions import Action, Reply, SetFeatures, SetMtu, Stop, fds_of
-from .backend import PAIRS_MAX, Backend
+from .backend import Backend
 from .channel import Channel, Incoming, close_fds
+from .offer import PAIRS_MAX
 from .ringport import RingPort, Soften, offload_of
 from .unix import UnixListener
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import sys
-import time
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
@@ -49,25 +48,22 @@ def test_sockets_of_both_names(socat_image: Image, tmp_path: Path) -> None:
 
 
 def test_bulk_comes_without_exits(socat_image: Image, tmp_path: Path) -> None:
-    """Guest to host and back, through sockets; what it took is printed."""
+    """Host to guest and guest to host, through sockets."""
 
     async def scenario(vm: Machine) -> None:
         assert isinstance(vm.engine, KvmEngine)
-        vm.console.write(b"socat -u -b 65536 VSOCK-LISTEN:1024 OPEN:/dev/null &\n")
+        vm.console.write(b"socat -u -b 65536 VSOCK-LISTEN:1024,fork OPEN:/dev/null &\n")
+        (await scenarios.connect(vm.vsock, 1024))[1].close()  # it listens
         reader, writer = await asyncio.open_unix_connection(tmp_path / "fc")
         writer.write(b"CONNECT 1024\n")
-        while not (await reader.readline()).startswith(b"OK"):
-            reader, writer = await asyncio.open_unix_connection(tmp_path / "fc")
-            writer.write(b"CONNECT 1024\n")
+        assert (await reader.readline()).startswith(b"OK")
         exits = vm.engine.statistics().user_exits
-        begin = time.monotonic()
         for _ in range(BULK >> 20):
             writer.write(bytes(1 << 20))
             await writer.drain()
         writer.write_eof()
         async with asyncio.timeout(scenarios.BOOT):
             assert await reader.read() == b""
-        down = time.monotonic() - begin
         writer.close()
         got = 0
         done = asyncio.Event()
@@ -80,14 +76,10 @@ def test_bulk_comes_without_exits(socat_image: Image, tmp_path: Path) -> None:
             done.set()
 
         async with await asyncio.start_unix_server(count, tmp_path / "fc_2048"):
-            begin = time.monotonic()
             vm.console.write(b"head -c %d /dev/zero | socat -u -b 65536 - VSOCK:2:2048\n" % BULK)
             async with asyncio.timeout(scenarios.BOOT):
                 await done.wait()
-        up = time.monotonic() - begin
         assert got == BULK
-        serial = vm.engine.statistics().user_exits - exits
-        print(f"down {BULK / down / 1e6:.1f} MB/s, up {BULK / up / 1e6:.1f} MB/s, exits {serial}")
-        assert serial < 16, "data came to Python by an exit"
+        assert vm.engine.statistics().user_exits == exits, "data came to Python by an exit"
 
     on_kvm(socat_image, Vsock(firecracker=tmp_path / "fc"), scenario)

@@ -52,7 +52,7 @@ SANS_IO = (
     *("vpnstack.wire", "vpnstack.proto", "vpnstack.stack"),
     *("dataflow.tree", "dataflow.p9"),
     *("hypervisor.queue", "hypervisor.pc", "hypervisor.vhost.messages", "hypervisor.vhost.backend"),
-    "hypervisor.vsock",
+    *("hypervisor.vhost.offer", "hypervisor.vsock"),
 )
 IO_MODULES = {
     "asyncio",
