@@ -114,6 +114,7 @@ class Machine:
         self._console: Console | None = None
         self._engine: Engine | None = None
         self._exit: Exit | None = None
+        self._vsock: Vsock | None = None  # once it is open
         self._keeper: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
         self._listeners: set[asyncio.Queue[Event | None]] = set()
@@ -152,6 +153,7 @@ class Machine:
         try:
             if self.config.vsock is not None:
                 self.config.vsock.open()
+                self._vsock = self.config.vsock
             await self._engine.start(self.config, self._console, self._notify)
         except BaseException as error:
             self._finish(Exit(ExitReason.FAILED, str(error)))
@@ -205,8 +207,8 @@ class Machine:
             self._must_be(State.RUNNING)
             await self.engine.pause()
             self._move(State.PAUSED)
-            if self.config.vsock is not None:
-                self.config.vsock.pause()
+            if self._vsock is not None:
+                self._vsock.pause()
 
     async def resume(self) -> None:
         """Let a paused machine go on; a running one does."""
@@ -214,8 +216,8 @@ class Machine:
             self._must_be(State.PAUSED)
             await self.engine.resume()
             self._move(State.RUNNING)
-            if self.config.vsock is not None:
-                self.config.vsock.resume()
+            if self._vsock is not None:
+                self._vsock.resume()
 
     def status(self) -> State:
         """Return where the machine is in its life."""
@@ -240,8 +242,8 @@ class Machine:
 
     def _finish(self, exit_: Exit) -> None:
         self._exit = exit_
-        if self.config.vsock is not None:
-            self.config.vsock.close()
+        if self._vsock is not None:
+            self._vsock.close()
         self._move(State.ENDED)
         self._notify(EventKind.ENDED, exit_.reason.value)
         for queue in self._listeners:

@@ -68,10 +68,12 @@ class Vsock:
     ) -> None:
         """Describe it; nothing is opened before the machine starts.
 
-        `limit` bounds the connections, `buffer` the bytes of each that wait for the host.
+        `limit` bounds the connections, `buffer` the bytes of each that wait for the host: their
+        product is what a hostile guest can make this process hold.
         """
         self.device = VsockDevice(cid, self._offered, limit=limit, buf_alloc=buffer)
         self.cid = cid
+        self._limit = limit
         self._directory = None if directory is None else Path(directory)
         self._firecracker = None if firecracker is None else str(firecracker)
         self._forwards = tuple(_port(port) for port in forwards)
@@ -208,6 +210,9 @@ class Vsock:
     def _offered(self, connection: Connection) -> None:
         """Find who serves the port that the guest wants: a server of ours, then a socket."""
         loop = self._running()
+        if len(self._ends) >= self._limit:  # some still wait for slow programs of the host
+            self.device.abort(connection)
+            return
         callback = self._ports.get(connection.host_port)
         if callback is not None:
             reader = asyncio.StreamReader(STREAM_LIMIT, loop)
@@ -248,7 +253,9 @@ class Vsock:
         self, port: int, sock: socket.socket, greeting: Callable[[Connection], bytes]
     ) -> None:
         """Connect a socket of the host's to a port of the guest."""
-        connection = self.device.table.connect(port, self.device.now + TIMEOUT)
+        connection = None
+        if len(self._ends) < self._limit:
+            connection = self.device.table.connect(port, self.device.now + TIMEOUT)
         if connection is None:
             sock.close()
             return

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import select
 import socket
-from collections import deque
 from collections.abc import Callable
 
-from ..devices.vsock import VsockDevice
+from ..devices.vsock import VsockDevice, cut
 from ..vsock.connection import Connection
 from ..vsock.table import LINGER
 from ..vsock.wire import Shutdown
 
-_PIECES_MAX = 64  # in one sendmsg of what had to wait
 _FLAGS = socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT
 
 
@@ -43,7 +40,7 @@ class SocketEnd:
         self._loop = loop
         self._gone = gone
         self._greeting = greeting
-        self._waiting: deque[memoryview] = deque()  # for the socket
+        self._waiting = bytearray()  # for the socket
         self._reading = self._writing = False  # what the loop watches
         self._drained = False  # the socket had nothing more when it was last read
         self._read_all = False  # to the end, or the guest wants no more
@@ -79,7 +76,7 @@ class SocketEnd:
                 return
         size = sum(map(len, pieces))
         if sent < size:
-            self._waiting.append(memoryview(b"".join(pieces))[sent:])
+            self._waiting += b"".join(cut(pieces, sent, size - sent))
             self._watch_write(True)
         if sent:
             self._device.consumed(self._connection, sent)
@@ -128,21 +125,15 @@ class SocketEnd:
             self._watch_read(False)
 
     def _writable(self) -> None:
-        pieces = list(itertools.islice(self._waiting, _PIECES_MAX))
         try:
-            sent = self._sock.sendmsg(pieces, [], _FLAGS)
+            sent = self._sock.send(self._waiting, _FLAGS)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
             self._waiting.clear()
             self._failed()
             return
-        left = sent
-        while left:
-            first = self._waiting.popleft()
-            if left < len(first):
-                self._waiting.appendleft(first[left:])
-            left -= min(left, len(first))
+        del self._waiting[:sent]
         self._device.consumed(self._connection, sent)
         if not self._waiting:
             self._watch_write(False)

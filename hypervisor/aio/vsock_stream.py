@@ -44,7 +44,7 @@ class VsockTransport(asyncio.Transport):
         self._waiter = waiter
         self._out: deque[memoryview] = deque()
         self._out_len = 0
-        self._in: deque[bytes] = deque()  # while the protocol does not read
+        self._in = bytearray()  # while the protocol does not read
         self._reading = True
         self._eof = False  # written
         self._peer_eof = False  # passed on
@@ -70,7 +70,7 @@ class VsockTransport(asyncio.Transport):
         """Give the guest's bytes to the protocol, or keep them while it does not read."""
         data = b"".join(pieces)
         if not self._reading:
-            self._in.append(data)
+            self._in += data
         elif not self._lost:
             self._give(data)
 
@@ -124,8 +124,9 @@ class VsockTransport(asyncio.Transport):
             self._protocol = asyncio.Protocol()
 
     def _deliver(self) -> None:
-        while self._in and not self._lost:
-            self._give(self._in.popleft())
+        if self._in and not self._lost:
+            data, self._in = bytes(self._in), bytearray()
+            self._give(data)
 
     def _settle(self) -> None:
         """Do what is due once everything was passed on."""
@@ -216,8 +217,7 @@ class VsockTransport(asyncio.Transport):
     def resume_reading(self) -> None:
         """Give what waited to the protocol."""
         self._reading = True
-        while self._in and self._reading and not self._lost:
-            self._give(self._in.popleft())
+        self._deliver()
         self._settle()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:

@@ -16,6 +16,7 @@ import pytest
         ("fuzz_boot", 1000),
         ("fuzz_mmio", 300),
         ("fuzz_vsock", 60),
+        ("fuzz_vhost_device", 200),
     ],
 )
 def test_fixed_run(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:

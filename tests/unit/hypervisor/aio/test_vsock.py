@@ -366,6 +366,32 @@ def test_a_slow_socket_holds_the_guest_back_and_gets_all(rig: Make, tmp_path: Pa
         assert got == b"".join(b"%c" % (i % 251) * 60_000 for i in range(sent))
 
 
+def test_what_waits_for_slow_programs_is_bounded(rig: Make, tmp_path: Path) -> None:
+    """A guest that sends, resets and connects again fills no more than `limit` buffers."""
+    world = rig(None, tmp_path / "fc", limit=2)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "fc_80"))
+        listener.listen()
+        for _ in range(2):
+            world.guest.send(Op.REQUEST)
+            assert Op.RESPONSE in world.ops()
+            for _ in range(4):
+                world.guest.send(Op.RW, bytes(60_000))
+            world.guest.send(Op.RST)
+        world.ops()
+        world.guest.send(Op.REQUEST)
+        assert world.ops() == [Op.RST]
+        sock = listener.accept()[0]
+        sock.settimeout(0)
+        got = 0
+        while got < 240_000:
+            got += len(sock.recv(1 << 20))
+            world.turn()
+        sock.close()
+        world.guest.send(Op.REQUEST)
+        assert Op.RESPONSE in world.ops()
+
+
 def test_a_program_that_goes_away_ends_the_connection(rig: Make, tmp_path: Path) -> None:
     world = rig(None, tmp_path / "fc")
     sock = ask(tmp_path / "fc", b"CONNECT 1024\n")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from guest_images import vmlinux
 
-from hypervisor import EngineError, EventKind, ExitReason, Machine, State, UsageError
+from hypervisor import EngineError, EventKind, ExitReason, Machine, State, UsageError, Vsock
 from hypervisor.aio.console import Console
 from hypervisor.core.kvm import why_not
 from hypervisor.devices.base import Device
@@ -138,6 +138,25 @@ async def test_a_device_of_the_users_own(machine: Callable[..., Machine]) -> Non
         assert await read(vm, 1) == bytes([77])
         assert await ended(vm) is ExitReason.POWER_OFF
     assert device.closed
+
+
+async def test_vsock_belongs_to_one_machine(
+    machine: Callable[..., Machine], tmp_path: Path
+) -> None:
+    path = tmp_path / "fc"
+    vsock = Vsock(firecracker=path)
+    async with machine(OWN_ID + IDLE, vsock=vsock) as vm:
+        assert await read(vm, 1) == bytes([19])
+        assert vm.vsock is vsock
+        second = machine(OWN_ID + IDLE, vsock=vsock)
+        with pytest.raises(UsageError, match="another machine"):
+            await second.start()
+        assert path.is_socket()
+        await vm.pause()
+        await vm.resume()
+    assert not path.exists()
+    with pytest.raises(UsageError, match="has no vsock"):
+        _ = machine(OFF).vsock
 
 
 async def test_qemu_takes_no_device_that_it_does_not_know(tmp_path: Path) -> None:
