@@ -24,7 +24,8 @@ from pathlib import Path
 from ..devices.vsock import VsockDevice
 from ..errors import UsageError
 from ..vsock.connection import Connection
-from ..vsock.table import BUF_ALLOC, LIMIT, Statistics
+from ..vsock.events import Statistics
+from ..vsock.table import BUF_ALLOC, LIMIT
 from ..vsock.wire import HOST_CID, PORT_MAX
 from .vsock_doors import FIRECRACKER_LEN, HYPERKIT_LEN, Door, firecracker, hyperkit
 from .vsock_socket import Dial, SocketEnd

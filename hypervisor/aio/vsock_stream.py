@@ -147,7 +147,7 @@ class VsockTransport(asyncio.Transport):
             keep = self._protocol.eof_received()
             if not keep:
                 self.close()
-        if peer is Shutdown.BOTH and not self._lost:
+        if peer == Shutdown.BOTH and not self._lost:
             self._device.end(self._connection)
             self._finish(None)
 

@@ -16,7 +16,8 @@ from typing import Protocol
 from ..errors import UsageError
 from ..vsock import wire
 from ..vsock.connection import Connection
-from ..vsock.table import BUF_ALLOC, LIMIT, Credit, Established, Offered, PeerShutdown, Table
+from ..vsock.events import Credit, Established, Offered, PeerShutdown
+from ..vsock.table import BUF_ALLOC, LIMIT, Table
 from .base import Device, Line
 from .queue import Chain, Queue
 

@@ -41,8 +41,8 @@ TRANSITIONS: dict[tuple[State, Cause], State] = {
 }
 
 
-class Want(enum.IntFlag):
-    """Control packets that wait to be sent, in the order in which they are."""
+class Want:
+    """Bits of control packets that wait to be sent, in the order in which they are."""
 
     NONE = 0
     REQUEST = 1

@@ -13,9 +13,10 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 from .connection import MASK, Cause, Connection, State, Want
+from .events import Closed, Credit, Established, Event, Offered, PeerShutdown, Statistics
 from .wire import HOST_CID, STREAM, Op, Repr, Shutdown, emit
 
 BUF_ALLOC = 256 << 10  # bytes that a connection may hold for its host end, as Linux's default
@@ -30,62 +31,6 @@ _WANTS = (
     (Want.CREDIT_REQUEST, Op.CREDIT_REQUEST),
     (Want.SHUTDOWN, Op.SHUTDOWN),
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Offered:
-    """The guest wants to connect: `accept` or `reset` it."""
-
-    connection: Connection
-
-
-@dataclass(frozen=True, slots=True)
-class Established:
-    """The guest took our request."""
-
-    connection: Connection
-
-
-@dataclass(frozen=True, slots=True)
-class PeerShutdown:
-    """The guest will send or receive no more, see `connection.peer_shutdown`."""
-
-    connection: Connection
-
-
-@dataclass(frozen=True, slots=True)
-class Credit:
-    """The guest said how much room it has: there is more than none."""
-
-    connection: Connection
-
-
-@dataclass(frozen=True, slots=True)
-class Closed:
-    """The connection is gone; `clean` if both sides had said that they do nothing more."""
-
-    connection: Connection
-    why: str
-    clean: bool = False
-
-
-Event = Offered | Established | PeerShutdown | Credit | Closed
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """Counters of one guest's connections; octets are payload."""
-
-    connections: int = 0  # there now
-    packets_in: int = 0
-    packets_out: int = 0
-    octets_in: int = 0
-    octets_out: int = 0
-    resets: int = 0  # RST sent
-    unknown: int = 0  # packets of no connection
-    misaddressed: int = 0  # wrong address or type
-    violations: int = 0  # connections that ended because the guest broke a rule
-    over_limit: int = 0  # requests beyond the limit
 
 
 class Table:
@@ -245,7 +190,7 @@ class Table:
 
     def close(self, connection: Connection, now: float) -> None:
         """Send and receive no more; what was sent still arrives."""
-        if connection.state is not State.ESTABLISHED or connection.peer_shutdown is Shutdown.BOTH:
+        if connection.state is not State.ESTABLISHED or connection.peer_shutdown == Shutdown.BOTH:
             self.reset(connection)  # 5.10.6.5: the answer to SHUTDOWN of both
             return
         connection.move(Cause.CLOSE)
@@ -273,13 +218,16 @@ class Table:
 
     # Inside.
 
-    def _ask(self, connection: Connection, want: Want) -> None:
+    def _ask(self, connection: Connection, want: int) -> None:
         connection.want |= want
         self._wanting[connection] = None
 
     def _arm(self, connection: Connection, deadline: float) -> None:
         connection.deadline = deadline
         heapq.heappush(self._timers, (deadline, next(self._serial), connection))
+        if len(self._timers) > 4 * self._limit:  # of connections that ended in time, mostly
+            self._timers = [timer for timer in self._timers if timer[2].deadline == timer[0]]
+            heapq.heapify(self._timers)
 
     def _expire(self, now: float) -> None:
         while (deadline := self.deadline()) is not None and deadline <= now:
@@ -346,7 +294,7 @@ class Table:
         self._events.append(Established(connection))
 
     def _rst(self, connection: Connection, packet: Repr, room: int) -> None:
-        clean = connection.state is State.CLOSING or connection.peer_shutdown is Shutdown.BOTH
+        clean = connection.state is State.CLOSING or connection.peer_shutdown == Shutdown.BOTH
         refused = connection.state is State.REQUESTED
         self._drop(connection)
         why = "the guest refused it" if refused else "the guest reset it"
@@ -356,10 +304,10 @@ class Table:
         if connection.state not in (State.ESTABLISHED, State.CLOSING):
             self._violate(connection, "shut down what was not established")
             return
-        connection.peer_shutdown |= Shutdown(packet.flags & Shutdown.BOTH)
+        connection.peer_shutdown |= packet.flags & Shutdown.BOTH
         if connection.state is State.ESTABLISHED:
             self._events.append(PeerShutdown(connection))
-        elif connection.peer_shutdown is Shutdown.BOTH:
+        elif connection.peer_shutdown == Shutdown.BOTH:
             self.reset(connection)
             self._events.append(Closed(connection, "closed by both", True))
 
@@ -379,8 +327,7 @@ class Table:
             return connection
         return None
 
-    def _credit_update(self, connection: Connection, packet: Repr, room: int) -> None:
-        pass  # every packet says it
+    def _credit_update(self, connection: Connection, packet: Repr, room: int) -> None: ...
 
     def _credit_request(self, connection: Connection, packet: Repr, room: int) -> None:
         if connection.state in (State.ESTABLISHED, State.CLOSING):

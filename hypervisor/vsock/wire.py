@@ -30,8 +30,8 @@ class Op(enum.IntEnum):
     CREDIT_REQUEST = 7
 
 
-class Shutdown(enum.IntFlag):
-    """What its sender will do no more (5.10.6.5)."""
+class Shutdown:
+    """What its sender will do no more (5.10.6.5).  Plain numbers: every packet looks at them."""
 
     NONE = 0
     RCV = 1

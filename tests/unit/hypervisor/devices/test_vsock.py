@@ -28,7 +28,7 @@ class Mouth:
         self.heard = b""
         self.words = b""
         self.asked = 0
-        self.shutdowns: list[Shutdown] = []
+        self.shutdowns: list[int] = []
         self.why: list[str] = []
         self.begun = 0
         self.swallow = True

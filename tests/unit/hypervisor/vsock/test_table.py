@@ -8,18 +8,15 @@ import pytest
 
 from hypervisor.vsock import wire
 from hypervisor.vsock.connection import Connection, State, Want
-from hypervisor.vsock.table import (
-    FIRST_PORT,
-    LINGER,
-    RESETS_MAX,
+from hypervisor.vsock.events import (
     Closed,
     Credit,
     Established,
     Event,
     Offered,
     PeerShutdown,
-    Table,
 )
+from hypervisor.vsock.table import FIRST_PORT, LINGER, RESETS_MAX, Table
 from hypervisor.vsock.wire import Op, Repr, Shutdown
 
 CID = 3
@@ -128,7 +125,7 @@ def test_data_carries_credit_too() -> None:
     ours, theirs = pair.connect()
     pair.send(pair.host, pair.guest, ours, 900)
     pair.guest.consumed(theirs, 900)
-    assert theirs.want is Want.CREDIT_UPDATE
+    assert theirs.want == Want.CREDIT_UPDATE
     pair.send(pair.guest, pair.host, theirs, 1)
     assert not pair.guest.waiting(pair.now)
     assert ours.credit == BUFFER
@@ -152,12 +149,12 @@ def test_half_close_and_the_end() -> None:
     ours, theirs = pair.connect()
     pair.host.shut_down(ours)
     assert pair.settle() == [PeerShutdown(theirs)]
-    assert theirs.peer_shutdown is Shutdown.SEND
+    assert theirs.peer_shutdown == Shutdown.SEND
     assert ours.credit == 0
     pair.send(pair.guest, pair.host, theirs, 10)
     pair.guest.close(theirs, pair.now)
     assert pair.settle() == [PeerShutdown(ours)]
-    assert ours.peer_shutdown is Shutdown.BOTH
+    assert ours.peer_shutdown == Shutdown.BOTH
     pair.host.close(ours, pair.now)
     assert pair.settle() == [Closed(theirs, "the guest reset it", True)]
     assert pair.seen[2:] == ["SHUTDOWN", "SHUTDOWN", "RST"]
@@ -229,6 +226,22 @@ def test_limits() -> None:
     assert table.statistics().over_limit == 1
     assert table.connect(80, 5) is None
     assert [op(table) for _ in range(2)] == [Op.RST, None]
+
+
+def test_timers_are_bounded() -> None:
+    """Connections that come and go behind one that waits leave only so many timers."""
+    pair = Pair(limit=4)
+    assert pair.host.connect(9, 0.5) is not None
+    pair.settle()
+    for _ in range(50):
+        ours, theirs = pair.connect()
+        pair.host.close(ours, pair.now)
+        pair.settle()
+        pair.guest.close(theirs, pair.now)
+        pair.settle()
+    assert len(pair.host) == 1
+    assert len(pair.host._timers) <= 16
+    assert pair.host.deadline() == 0.5
 
 
 def test_answers_are_bounded() -> None:
