@@ -46,7 +46,8 @@ def on_qemu(
             await scenarios.prompt(vm)
             await scenario(vm)
 
-    uvloop.run(go())
+    with scenarios.nothing_left():
+        uvloop.run(go())
 
 
 def test_streams(socat_image: Image) -> None:
