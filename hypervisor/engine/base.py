@@ -16,6 +16,7 @@ from typing import Protocol
 from vpnstack.link.port import Jack
 
 from ..aio.console import Console
+from ..aio.vsock import Vsock
 from ..devices.base import Device
 from ..errors import HypervisorError
 from .statistics import Statistics
@@ -109,6 +110,7 @@ class Config:
     engine_args: tuple[str, ...] = field(default=())  # further arguments of the engine's own
     devices: tuple[Device, ...] = ()  # virtio devices of the user's own, for this machine alone
     terminal: Console | None = None  # of a virtio console beside the serial port
+    vsock: Vsock | None = None  # opened and closed by the machine
 
 
 Notify = Callable[[EventKind, str], None]

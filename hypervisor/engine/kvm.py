@@ -271,6 +271,7 @@ def _devices(config: Config) -> list[Device]:
         Balloon(),
         *(Net(jack.mac, jack.mtu, name=jack.name) for jack in config.nics),
         *([] if config.terminal is None else [_terminal(config.terminal)]),
+        *([] if config.vsock is None else [config.vsock.device]),
         *config.devices,
     ]
 

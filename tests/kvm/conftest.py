@@ -37,6 +37,7 @@ if DIRECT:  # no test leaves a thread, a descriptor or a mapping of guest memory
     from leaks import pytest_runtest_teardown as pytest_runtest_teardown
 GUEST = "TRIKIT_GUEST_IMAGE"
 CLOUD = "TRIKIT_GUEST_CLOUD"
+SOCAT = "TRIKIT_GUEST_SOCAT"
 HERE = Path(__file__).parent
 MARK = "@@report "
 A_TEST = 240.0  # seconds that a test may take on a busy machine
@@ -134,6 +135,8 @@ def inside(
     """The pytest in the nested machine, for the tests of this run that belong there."""
     nodes = [item.nodeid for item in request.session.items if _belongs_inside(item)]
     environment = {GUEST: str(image.directory), CLOUD: ":".join(map(str, cloud))}
+    if any("socat_image" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        environment[SOCAT] = str(request.getfixturevalue("socat_image").directory)
     return Inside(nested, nodes, environment)
 
 
@@ -144,6 +147,17 @@ def image() -> Image:
         return load(Path(os.environ[GUEST]))
     try:
         return build(Spec(), Cache(default_directory(os.environ)))
+    except UsageError as error:
+        pytest.skip(f"no image: {error}")
+
+
+@pytest.fixture(scope="session")
+def socat_image() -> Image:
+    """The same with socat, which speaks vsock."""
+    if INSIDE:
+        return load(Path(os.environ[SOCAT]))
+    try:
+        return build(Spec(packages=("socat",)), Cache(default_directory(os.environ)))
     except UsageError as error:
         pytest.skip(f"no image: {error}")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from guest_images import vmlinux
 
-from hypervisor import EngineError, EventKind, ExitReason, Machine, State, UsageError
+from hypervisor import EngineError, EventKind, ExitReason, Machine, State, UsageError, Vsock
 from hypervisor.aio.console import Console
 from hypervisor.core.kvm import why_not
 from hypervisor.devices.base import Device
@@ -117,10 +117,29 @@ async def test_a_device_of_the_users_own(machine: Callable[..., Machine]) -> Non
     assert device.closed
 
 
-async def test_qemu_takes_no_devices_of_ours(tmp_path: Path) -> None:
+async def test_vsock_belongs_to_one_machine(
+    machine: Callable[..., Machine], tmp_path: Path
+) -> None:
+    path = tmp_path / "fc"
+    vsock = Vsock(firecracker=path)
+    async with machine(OWN_ID + IDLE, vsock=vsock) as vm:
+        assert await read(vm, 1) == bytes([19])
+        assert vm.vsock is vsock
+        second = machine(OWN_ID + IDLE, vsock=vsock)
+        with pytest.raises(UsageError, match="another machine"):
+            await second.start()
+        assert path.is_socket()
+        await vm.pause()
+        await vm.resume()
+    assert not path.exists()
+    with pytest.raises(UsageError, match="has no vsock"):
+        _ = machine(OFF).vsock
+
+
+async def test_qemu_takes_no_device_that_it_does_not_know(tmp_path: Path) -> None:
     path = tmp_path / "kernel"
     path.write_bytes(b"k")
-    with pytest.raises(EngineError, match="kvm alone"):
+    with pytest.raises(EngineError, match="no place for virtio device 77"):
         await Machine(path, engine="qemu", devices=[Own()]).start()
 
 
