@@ -77,7 +77,7 @@ class Device:
 
     def suspend(self) -> asyncio.Future[None] | None:
         """Forget the line, but its driver may go on with another where it was: a machine in another
-        process was paused, see `devices.vhost_user`.  By default as `reset`."""
+        process was paused, see `devices.vhost_serve`.  By default as `reset`."""
         return self.reset()
 
     async def close(self) -> None:

@@ -22,7 +22,7 @@ from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
 
 from ..aio.console import Console
 from ..aio.process import Child
-from ..devices.vhost_user import serve
+from ..devices.vhost_serve import serve
 from ..errors import UsageError
 from ..vhost.port import listen
 from . import host, panic, tsc

@@ -23,7 +23,7 @@ from hypervisor.devices.balloon import Balloon
 from hypervisor.devices.base import Device
 from hypervisor.devices.console import VirtioConsole
 from hypervisor.devices.rng import Rng
-from hypervisor.devices.vhost_user import Connection
+from hypervisor.devices.vhost_serve import Connection
 from hypervisor.devices.vsock import VsockDevice
 from hypervisor.queue.layout import Feature
 from hypervisor.vhost import messages as wire

@@ -14,7 +14,7 @@ from vhost_driver import Buffer, DriverRing, FrontEnd, Guest, called
 from hypervisor.devices.base import Device, Line
 from hypervisor.devices.console import CONFIG, EMERG_WR, RECEIVE, TRANSMIT, VirtioConsole
 from hypervisor.devices.net import Net
-from hypervisor.devices.vhost_user import Server, serve
+from hypervisor.devices.vhost_serve import Server, serve
 from hypervisor.errors import UsageError
 from hypervisor.queue.layout import Feature
 from hypervisor.vhost import messages as wire
