@@ -29,7 +29,10 @@ _STATE = struct.Struct("=II")
 _ADDR = struct.Struct("=IIQQQQ")
 _TABLE = struct.Struct("=II")
 _REGION = struct.Struct("=QQQQ")
-SIZE_MAX = _TABLE.size + REGIONS_BASELINE * _REGION.size  # the largest payload known here
+SIZE_MAX = _TABLE.size + REGIONS_BASELINE * _REGION.size  # the largest payload of a request
+_CONFIG = struct.Struct("=III")
+CONFIG_MAX = 256  # VHOST_USER_MAX_CONFIG_SIZE
+REPLY_SIZE_MAX = _CONFIG.size + CONFIG_MAX
 
 
 class MessageError(PeerError):
@@ -159,6 +162,20 @@ def parse_header(data: bytes) -> Header:
     return Header(request, flags, size)
 
 
+def parse_reply_header(data: bytes) -> Header:
+    """Parse 12 bytes from a back-end, which only ever answers; MessageError names what is wrong."""
+    number, flags, size = HEADER.unpack(data)
+    try:
+        request = Request(number)
+    except ValueError:
+        raise MessageError(f"answer to message {number}, expected a known one") from None
+    if flags & ~NEED_REPLY != VERSION | REPLY:
+        raise MessageError(f"{request.name}: flags {flags:#x}, expected those of an answer")
+    if size > REPLY_SIZE_MAX:
+        raise MessageError(f"{request.name}: size {size}, expected at most {REPLY_SIZE_MAX}")
+    return Header(request, flags, size)
+
+
 def emit(request: int, payload: bytes = b"", flags: int = 0) -> bytes:
     """Build a message; the version is added to `flags`."""
     return HEADER.pack(request, flags | VERSION, len(payload)) + payload
@@ -249,3 +266,20 @@ def parse_region(header: Header, payload: bytes) -> Region:
 def emit_region(region: Region) -> bytes:
     """Build one region behind its padding."""
     return _U64.pack(0) + _REGION.pack(region.gpa, region.size, region.uva, region.offset)
+
+
+def emit_config(offset: int, data: bytes, flags: int = 0) -> bytes:
+    """Build a piece of the device's configuration space (GET_CONFIG, SET_CONFIG)."""
+    return _CONFIG.pack(offset, len(data), flags) + data
+
+
+def parse_config(header: Header, payload: bytes, size: int) -> bytes:
+    """Parse the first `size` bytes of the configuration space; a back-end that cannot says so by
+    sending none (GET_CONFIG)."""
+    _exact(header, payload, _CONFIG.size + size)
+    offset, length, _ = _CONFIG.unpack_from(payload)
+    if offset or length != size:
+        raise MessageError(
+            f"{header.request.name}: {length} bytes at {offset}, expected {size} at 0"
+        )
+    return payload[_CONFIG.size :]

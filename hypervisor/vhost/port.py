@@ -7,12 +7,9 @@ is one connection; when its front-end goes, `rx_burst` raises `PortClosed`.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import select
 import socket
-import stat
 
 from vpnstack.link.port import Port
 
@@ -20,13 +17,12 @@ from ..errors import PeerError, UsageError
 from .actions import Action, Reply, SetFeatures, SetMtu, Stop, fds_of
 from .backend import PAIRS_MAX, Backend
 from .channel import Channel, Incoming, close_fds
+from .dial import BACKLOG, bind, unbind
 from .ringport import RingPort, Soften, offload_of
 
 log = logging.getLogger(__name__)
 
 MESSAGES_A_BURST = 64  # control messages served before frames get their turn
-BACKLOG = 64  # connections that wait for `accept`
-PATH_MAX = 107  # unix(7): sun_path without its terminator
 
 
 class VhostUserPort(RingPort):
@@ -102,21 +98,7 @@ class VhostUserListener:
         self.path = path
         self._mtu = mtu
         self._count = 0
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            _remove_stale(path)
-            # Before bind, so that the file never has another mode: unix(7), Linux.
-            os.fchmod(self._sock.fileno(), 0o600)
-            self._sock.bind(path)
-            self._sock.listen(BACKLOG)
-        except OSError as exc:
-            self._sock.close()
-            raise UsageError(f"{path}: {exc.strerror or exc}") from exc
-        except UsageError:
-            self._sock.close()
-            raise
-        self._sock.setblocking(False)
-        self._inode = os.stat(path).st_ino
+        self._sock, self._inode = bind(path)
 
     def fileno(self) -> int:
         """Return the listening socket's descriptor."""
@@ -147,31 +129,7 @@ class VhostUserListener:
         if self._sock.fileno() < 0:
             return
         self._sock.close()
-        with contextlib.suppress(OSError):
-            if os.stat(self.path).st_ino == self._inode:
-                os.unlink(self.path)
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket file that nobody serves; UsageError if it is served or no socket."""
-    if len(os.fsencode(path)) > PATH_MAX:
-        raise UsageError(f"{path}: socket path, expected at most {PATH_MAX} bytes")
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise UsageError(f"{path}: exists and is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:
-            pass
-    raise UsageError(f"{path}: somebody serves this socket already")
+        unbind(self.path, self._inode)
 
 
 def listen(address: str, *, mtu: int) -> VhostUserListener:

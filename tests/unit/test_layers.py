@@ -50,7 +50,8 @@ TOP = ("", "cli")
 SANS_IO = (
     *("vpnstack.wire", "vpnstack.proto", "vpnstack.stack"),
     *("dataflow.tree", "dataflow.p9"),
-    *("hypervisor.queue", "hypervisor.pc", "hypervisor.vhost.messages", "hypervisor.vhost.backend"),
+    *("hypervisor.queue", "hypervisor.pc", "hypervisor.vhost.messages"),
+    *("hypervisor.vhost.backend", "hypervisor.vhost.frontend"),
 )
 IO_MODULES = {
     "asyncio",
@@ -80,6 +81,7 @@ ACROSS = {
         "vpnstack.link.port",
         "vpnstack.link.soft",
         "vpnstack.link.backlog",
+        "vpnstack.link.tap",
         "vpnstack.core.burst",
     ),
     "hypervisor.cli": ("vpnstack", "dataflow"),
