@@ -18,8 +18,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from vpnstack.link.port import Jack
-
 from .aio.console import Console
 from .devices.base import Device
 from .engine.base import (
@@ -35,6 +33,7 @@ from .engine.base import (
 )
 from .engine.choice import choose
 from .engine.kvm import KvmEngine
+from .engine.nic import Nic
 from .engine.qemu import QemuEngine
 from .errors import UsageError
 
@@ -72,7 +71,7 @@ class Machine:
         cmdline: str = "",
         memory: str | int = "256M",
         cpus: int = 1,
-        nics: Sequence[Jack] = (),
+        nics: Sequence[Nic] = (),
         devices: Sequence[Device] = (),
         name: str = "vm",
         engine: str = "auto",
@@ -81,6 +80,7 @@ class Machine:
     ) -> None:
         """Describe a machine; raise `UsageError` for what can never run.
 
+        `nics` are jacks, such as `Gateway.port` gives, `Tap` or `VhostUser` descriptions.
         `cmdline` follows the defaults that every guest needs, so it has the last word.
         `engine` "auto" is "kvm" where KVM runs unmodified kernels, else "qemu"; `engine_args`,
         which go to QEMU as they are, make it "qemu" too.  `console_log` gets everything the guest

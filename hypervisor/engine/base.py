@@ -13,11 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from vpnstack.link.port import Jack
-
 from ..aio.console import Console
 from ..devices.base import Device
 from ..errors import HypervisorError
+from .nic import Nic
 
 
 class EngineError(HypervisorError):
@@ -104,7 +103,7 @@ class Config:
     cmdline: str
     memory: int
     cpus: int
-    nics: tuple[Jack, ...] = ()
+    nics: tuple[Nic, ...] = ()
     engine_args: tuple[str, ...] = field(default=())  # further arguments of the engine's own
     devices: tuple[Device, ...] = ()  # virtio devices of the user's own, for this machine alone
 

@@ -20,18 +20,16 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from vpnstack.link.port import Jack
-
 from ..aio.console import Console
 from ..core import kvm
 from ..devices.balloon import Balloon
 from ..devices.base import Device
-from ..devices.net import Net
 from ..devices.rng import Rng
 from ..errors import HypervisorError
 from ..pc import boot, cmdline, cpu, cpuid
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .board import Board
+from .links import Links
 
 _MAPPED = 16 << 20  # bytes of a file from which on it is not read into memory of ours
 _CLOCK_TOLERANCE = 10_000_000  # nanoseconds: less than this is not worth a jump
@@ -64,7 +62,8 @@ class KvmEngine:
         self.ended: asyncio.Future[Exit] = self._loop.create_future()
         self._vm: kvm.Vm | None = None
         self._board: Board | None = None
-        self._jacks: list[Jack] = []  # in which a port of ours is plugged
+        self._links: Links | None = None
+        self._devices: list[Device] = []
         self._notify: Notify = lambda kind, detail: None
         self._paused_at = (0, 0)  # the guest's clock and the host's, in nanoseconds
         self._first_instruction = 0.0
@@ -74,6 +73,7 @@ class KvmEngine:
         begin = time.monotonic()
         self._notify = notify
         try:
+            await self._prepare(config)
             vm = self._make(config, console)
             self._loop.add_reader(vm.exit_fd, self._on_exits)
             vm.resume()
@@ -85,16 +85,27 @@ class KvmEngine:
             raise
         self._first_instruction = time.monotonic() - begin
 
-    def _make(self, config: Config, console: Console) -> kvm.Vm:
+    async def _prepare(self, config: Config) -> None:
+        """Make the devices; some have to find somebody first."""
         if config.engine_args:
             raise EngineError(f"{config.engine_args[0]} is for QEMU: choose the engine qemu")
+        self._links = Links(config.nics, config.name, self._notify)
+        self._devices = [Rng(), Balloon(), *self._links.devices, *config.devices]
+        for device in self._devices:
+            device.warn = partial(self._notify, EventKind.WARNING)
+            await device.prepare()
+        if self.ended.done():
+            raise EngineError("killed before it ran")
+
+    def _make(self, config: Config, console: Console) -> kvm.Vm:
         vm = self._vm = kvm.Vm(self._device)
         board = self._board = Board(vm, config.memory, self._power_off, self._reset)
         board.map_memory()
         board.connect(console)
-        for device in _devices(config):
+        for device in self._devices:
             board.add(device)
-        self._plug(config)
+        if self._links is not None:
+            self._links.plug()
         entry = boot.load(
             board.ram,
             _read(config.kernel),
@@ -117,14 +128,6 @@ class KvmEngine:
         first = vm.vcpus[0]  # the others wait for its INIT and SIPI
         first.set(kvm.State.SREGS, cpu.sregs(entry))
         first.set(kvm.State.REGS, cpu.regs(entry))
-
-    def _plug(self, config: Config) -> None:
-        assert self._board is not None
-        nics = [device for device in self._board.devices if isinstance(device, Net)]
-        for jack, device in zip(config.nics, nics, strict=False):  # further ones are the user's
-            self._jacks.append(jack)
-            jack.plug(device.port)
-            self._notify(EventKind.NIC_CONNECTED, jack.name)
 
     def _on_exits(self) -> None:
         vm, board = self._vm, self._board
@@ -200,22 +203,14 @@ class KvmEngine:
     async def close(self) -> None:
         """Leave no thread, descriptor or mapping."""
         self.kill()
-        while self._jacks:
-            self._jacks.pop().unplug()
+        if self._links is not None:
+            self._links.close()
         if self._board is not None:
             await self._board.close()
         if self._vm is not None:  # also when there is no board yet
             self._vm.close()
-
-
-def _devices(config: Config) -> list[Device]:
-    """Return the machine's devices; a balloon gives back what the guest reports as free."""
-    return [
-        Rng(),
-        Balloon(),
-        *(Net(jack.mac, jack.mtu, name=jack.name) for jack in config.nics),
-        *config.devices,
-    ]
+        while self._devices:  # those that no board had
+            await self._devices.pop().close()
 
 
 def _msrs(packed: bytes) -> dict[int, int]:

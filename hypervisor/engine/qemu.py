@@ -21,6 +21,7 @@ from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
 
 from ..aio.console import Console
 from ..aio.process import Child
+from ..errors import UsageError
 from ..vhost.port import listen
 from . import host, tsc
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
@@ -76,6 +77,9 @@ class QemuEngine:
         try:
             self._spawn(program, config, console, notify)
             await self._connect(notify)
+        except UsageError as error:
+            await self.close()
+            raise EngineError(str(error)) from error
         except BaseException:
             await self.close()
             raise
@@ -84,6 +88,7 @@ class QemuEngine:
         place = self._undo.enter_context(tempfile.TemporaryDirectory(prefix="trikit-"))
         nics = Nics(
             config.nics,
+            config.name,
             Path(place),
             self._ports,
             lambda name: notify(EventKind.NIC_CONNECTED, name),
@@ -94,11 +99,12 @@ class QemuEngine:
         with qmp, serial:
             self._undo.callback(console.close)
             console.attach(ours)
-            wires = Wires(qmp.fileno(), serial.fileno(), nics.sockets)
+            wires = Wires(qmp.fileno(), serial.fileno(), nics.wires)
             khz = 0 if self.kvm else tsc.frequency_khz()
             command = command_line(config, wires, qemu=program, kvm=self.kvm, tsc_khz=khz)
             _logger.debug("starting %s", command)
-            self._child = Child(command, (qmp.fileno(), serial.fileno()))
+            self._child = Child(command, (qmp.fileno(), serial.fileno(), *nics.fds))
+            nics.inherited()
 
     async def _connect(self, notify: Notify) -> None:
         assert self._child is not None

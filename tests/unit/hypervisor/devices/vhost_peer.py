@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mmio_driver import Bench
 
+from hypervisor.devices.registers import Register
 from hypervisor.devices.vhost_net import VhostUserNet
 from hypervisor.devices.vhost_user import VhostUserDevice
 from hypervisor.vhost.port import VhostUserListener, VhostUserPort
@@ -105,8 +106,10 @@ class Rig:
 
     def start(self, **options: int) -> Bench:
         """Have the driver start the device, and the back-end take its rings."""
-        self.bench.start(**options)
+        self.bench.write(Register.STATUS, 0)
+        self.until(lambda: not self.bench.status)
         before = self.starts
+        self.bench.start(**options)
         self.until(lambda: self.starts > before)
         return self.bench
 
