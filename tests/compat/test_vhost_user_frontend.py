@@ -31,8 +31,8 @@ RX, TX = 0, 1
 READ, WRITE, FLUSH = 0, 1, 4  # virtio 1.2, 5.2.6
 TESTPMD = (
     "dpdk-testpmd -l 0,1 --main-lcore 1 -m 256 --no-huge --no-pci --no-telemetry "
-    "--file-prefix={prefix} --vdev net_vhost0,iface={path},queues={pairs} -- --nb-cores=1 --forward-mode=io "
-    "--port-topology=loop --total-num-mbufs=8192 --rxq={pairs} --txq={pairs}"
+    "--file-prefix={prefix} --vdev net_vhost0,iface={path},queues={pairs} -- --nb-cores=1 "
+    "--forward-mode=io --port-topology=loop --total-num-mbufs=8192 --rxq={pairs} --txq={pairs}"
 )
 
 
