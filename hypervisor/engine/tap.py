@@ -91,7 +91,7 @@ class TapJack:
     def plug(self, port: Port) -> None:
         """Join `port` to the device; once."""
         loop = asyncio.get_running_loop()
-        self.cable = Cable(loop, self._line, port, lambda why: self._lost(f"{self.name}: {why}"))
+        self.cable = Cable(loop, self._line, port, self._lost)
 
     def unplug(self) -> None:
         """Close the port and the device's descriptor; a persistent device stays."""
