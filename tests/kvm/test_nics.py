@@ -26,6 +26,7 @@ from vpnstack import Gateway
 pytestmark = pytest.mark.timeout(240)
 
 DIGEST = hashlib.sha256(BODY).hexdigest()
+VPNSTACK = Path(sys.executable).with_name("vpnstack")
 LAB = "lab"  # a network namespace
 GET = (
     "import hashlib, sys, urllib.request as u; "
@@ -60,7 +61,7 @@ async def output(argv: Sequence[str]) -> str:
 
 
 def spawn(argv: Sequence[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, bufsize=0)
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, bufsize=0)
 
 
 @contextlib.asynccontextmanager
@@ -148,7 +149,7 @@ async def warning(events: AsyncIterator[object]) -> str:
 def test_a_vhost_user_back_end_that_restarts(image: Image, body: Path, tmp_path: Path) -> None:
     """`vpnstack serve` in another process moves the frames; the guest outlives it."""
     path = tmp_path / "switch.sock"
-    serve = [sys.executable, "-m", "vpnstack.cli", "serve", "--listen", f"vhost-user:{path}"]
+    serve = [sys.executable, str(VPNSTACK), "serve", "--listen", f"vhost-user:{path}"]
 
     async def go() -> None:
         async with web(body, "127.0.0.1") as (_, line):
