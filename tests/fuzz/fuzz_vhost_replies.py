@@ -86,12 +86,17 @@ def _answer(rng: random.Random, request: int, payload: bytes) -> bytes:
 
 def _serve(rng: random.Random, peer: socket.socket) -> None:
     """Read what the front-end asked, and answer in order."""
-    try:
-        data, fds, _, _ = socket.recv_fds(peer, 1 << 16, 64)
-    except OSError:
-        return
-    for fd in fds:
-        os.close(fd)
+    data = b""
+    while True:
+        try:  # a message with descriptors ends what one call reads
+            more, fds, _, _ = socket.recv_fds(peer, 1 << 16, 64)
+        except OSError:
+            break
+        for fd in fds:
+            os.close(fd)
+        if not more:
+            break
+        data += more
     while len(data) >= wire.HEADER.size:
         request, flags, size = wire.HEADER.unpack_from(data)
         payload, data = data[12 : 12 + size], data[12 + size :]
