@@ -20,6 +20,7 @@ from .aio.terminal import Terminal
 from .aio.window import Window
 from .engine.choice import explain
 from .engine.host import survey
+from .engine.nic import parse_nic
 from .errors import HypervisorError
 from .image.build import Image, Spec, build, load
 from .image.cache import Cache, default_directory
@@ -57,6 +58,7 @@ def main() -> None:
 @click.option("-c", "--cpus", default=1, show_default=True, help="Virtual processors, 1 to 16.")
 @click.option("--name", default="vm", show_default=True)
 @click.option("--engine", type=click.Choice(sorted(ENGINES)), default="auto", show_default=True)
+@click.option("--nic", "nics", multiple=True, help="tap:NAME or vhost-user:PATH; repeatable.")
 @click.option("--console/--no-console", default=True, help="Console on the terminal (default).")
 @click.option(
     "--hvc",
@@ -74,6 +76,7 @@ def run(
     console: bool,
     stop_timeout: float,
     hvc: bool,
+    nics: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Boot a machine and end with it.
@@ -91,9 +94,11 @@ def run(
     \b
     hypervisor run -m 512M -c 2
     hypervisor run -k vmlinuz -i initrd.cpio --cmdline "root=/dev/vda"
+    hypervisor run --nic tap:tap0,mac=02:00:00:00:00:01 --nic vhost-user:/run/switch.sock
     hypervisor run --engine-arg=-netdev --engine-arg=user,id=n \\
         --engine-arg=-device --engine-arg=virtio-net-device,netdev=n
     """
+    options["nics"] = [parse_nic(text) for text in nics]
     if kernel is None:
         image = _with_progress(lambda progress: build(Spec(), _cache(cache), progress))
         kernel, initrd = image.kernel, initrd or image.initrd
