@@ -11,8 +11,9 @@ from cffi import FFI
 HERE = Path("hypervisor/core")  # setuptools runs from the project's root: paths are relative
 FRAME = Path("vpnstack/core")  # the frame contract, included as a header and never linked
 SOURCES = ["core.c", "memory.c", "discard.c", "vring.c", "chain.c", "net.c"]
-HEADERS = ["core.h", "vring.h"]
-INTERNAL = ["vring_internal.h"]
+SOURCES += ["blk.c", "blk_request.c", "blk_image.c", "blk_nbd.c"]
+HEADERS = ["core.h", "vring.h", "blk.h"]
+INTERNAL = ["vring_internal.h", "blk_internal.h"]
 if platform.machine() == "x86_64":  # the machine monitor; the rest runs anywhere
     SOURCES += ["kvm.c", "vcpu.c", "run.c", "state.c", "uart.c"]
     HEADERS += ["kvm.h"]
