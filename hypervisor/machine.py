@@ -22,6 +22,7 @@ from vpnstack.link.port import Jack
 
 from .aio.console import Console
 from .devices.base import Device
+from .devices.disk import Disk, disk
 from .engine.base import (
     TRANSITIONS,
     Config,
@@ -74,6 +75,7 @@ class Machine:
         cpus: int = 1,
         nics: Sequence[Jack] = (),
         devices: Sequence[Device] = (),
+        disks: Sequence[Disk | Path | str] = (),
         name: str = "vm",
         engine: str = "auto",
         engine_args: Sequence[str] = (),
@@ -85,6 +87,7 @@ class Machine:
         `engine` "auto" is "kvm" where KVM runs unmodified kernels, else "qemu"; `engine_args`,
         which go to QEMU as they are, make it "qemu" too.  `console_log` gets everything the guest
         prints.  `devices` are virtio devices of your own (see `devices.base`), on "kvm" alone.
+        `disks` (or paths of images) are /dev/vda and so on.
         """
         if engine not in ENGINES:
             raise UsageError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
@@ -99,6 +102,7 @@ class Machine:
             cpus=cpus,
             nics=tuple(nics),
             devices=tuple(devices),
+            disks=tuple(map(disk, disks)),
             engine_args=tuple(engine_args),
         )
         self.name = name

@@ -17,6 +17,7 @@ from vpnstack.link.port import Jack
 
 from ..aio.console import Console
 from ..devices.base import Device
+from ..devices.disk import Disk
 from ..errors import HypervisorError
 
 
@@ -107,6 +108,7 @@ class Config:
     nics: tuple[Jack, ...] = ()
     engine_args: tuple[str, ...] = field(default=())  # further arguments of the engine's own
     devices: tuple[Device, ...] = ()  # virtio devices of the user's own, for this machine alone
+    disks: tuple[Disk, ...] = ()
 
 
 Notify = Callable[[EventKind, str], None]

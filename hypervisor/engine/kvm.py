@@ -26,12 +26,14 @@ from ..aio.console import Console
 from ..core import kvm
 from ..devices.balloon import Balloon
 from ..devices.base import Device
+from ..devices.block import Block
 from ..devices.net import Net
 from ..devices.rng import Rng
 from ..errors import HypervisorError
 from ..pc import boot, cmdline, cpu, cpuid
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .board import Board
+from .disks import open_blocks
 
 _MAPPED = 16 << 20  # bytes of a file from which on it is not read into memory of ours
 _CLOCK_TOLERANCE = 10_000_000  # nanoseconds: less than this is not worth a jump
@@ -64,6 +66,7 @@ class KvmEngine:
         self.ended: asyncio.Future[Exit] = self._loop.create_future()
         self._vm: kvm.Vm | None = None
         self._board: Board | None = None
+        self._blocks: list[Block] = []
         self._jacks: list[Jack] = []  # in which a port of ours is plugged
         self._notify: Notify = lambda kind, detail: None
         self._paused_at = (0, 0)  # the guest's clock and the host's, in nanoseconds
@@ -74,6 +77,7 @@ class KvmEngine:
         begin = time.monotonic()
         self._notify = notify
         try:
+            self._blocks = await open_blocks(config.disks, config.cpus, self._warn)
             vm = self._make(config, console)
             self._loop.add_reader(vm.exit_fd, self._on_exits)
             vm.resume()
@@ -92,7 +96,7 @@ class KvmEngine:
         board = self._board = Board(vm, config.memory, self._power_off, self._reset)
         board.map_memory()
         board.connect(console)
-        for device in _devices(config):
+        for device in _devices(config, self._blocks):
             board.add(device)
         self._plug(config)
         entry = boot.load(
@@ -106,6 +110,9 @@ class KvmEngine:
         )
         self._make_processors(vm, config.cpus, entry)
         return vm
+
+    def _warn(self, why: str) -> None:
+        self._notify(EventKind.WARNING, why)
 
     @staticmethod
     def _make_processors(vm: kvm.Vm, count: int, entry: cpu.Entry) -> None:
@@ -204,16 +211,19 @@ class KvmEngine:
             self._jacks.pop().unplug()
         if self._board is not None:
             await self._board.close()
+        while self._blocks:  # those that never came on a board, too
+            await self._blocks.pop().close()
         if self._vm is not None:  # also when there is no board yet
             self._vm.close()
 
 
-def _devices(config: Config) -> list[Device]:
+def _devices(config: Config, blocks: Sequence[Device]) -> list[Device]:
     """Return the machine's devices; a balloon gives back what the guest reports as free."""
     return [
         Rng(),
         Balloon(),
         *(Net(jack.mac, jack.mtu, name=jack.name) for jack in config.nics),
+        *blocks,
         *config.devices,
     ]
 

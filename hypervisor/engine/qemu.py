@@ -21,9 +21,11 @@ from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
 
 from ..aio.console import Console
 from ..aio.process import Child
+from ..errors import UsageError
 from ..vhost.port import listen
 from . import host, tsc
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
+from .disks import prepare_all
 from .nics import Listen, Nics
 from .qemu_args import Wires, command_line
 
@@ -74,11 +76,19 @@ class QemuEngine:
         if program is None:
             raise EngineError(f"{self._qemu} is not here: run apt-get install qemu-system-x86")
         try:
+            await self._prepare(config, notify)
             self._spawn(program, config, console, notify)
             await self._connect(notify)
         except BaseException:
             await self.close()
             raise
+
+    @staticmethod
+    async def _prepare(config: Config, notify: Notify) -> None:
+        try:
+            await prepare_all(config.disks, lambda why: notify(EventKind.WARNING, why))
+        except UsageError as error:
+            raise EngineError(str(error)) from error
 
     def _spawn(self, program: str, config: Config, console: Console, notify: Notify) -> None:
         place = self._undo.enter_context(tempfile.TemporaryDirectory(prefix="trikit-"))

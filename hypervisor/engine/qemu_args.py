@@ -8,9 +8,11 @@ cannot happen.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..devices.disk import Disk
 from .base import Config
 
 # What every guest gets: a console, an end at panic instead of a wait, and no probing for what the
@@ -48,6 +50,8 @@ def command_line(
     args += ["-device", "virtio-rng-device"]
     for number, (path, mac) in enumerate(wires.nics):
         args += nic(number, path, mac)
+    for number, disk in enumerate(config.disks):
+        args += block(number, disk, config.cpus)
     args += ["-kernel", str(config.kernel), "-append", cmdline(config.cmdline, kvm, tsc_khz)]
     if config.initrd is not None:
         args += ["-initrd", str(config.initrd)]
@@ -64,6 +68,27 @@ def nic(number: int, path: str, mac: bytes) -> list[str]:
         "-device",
         f"virtio-net-device,netdev=net{number},mac={mac.hex(':')}",
     ]
+
+
+def block(number: int, disk: Disk, queues: int) -> list[str]:
+    """Return the arguments of a virtio disk; a flush of the guest's is one of the file's."""
+    node = {
+        "driver": "qcow2" if disk.is_qcow2 else "raw",
+        "node-name": f"disk{number}",
+        "read-only": disk.read_only,
+        "discard": "unmap",
+        "cache": {"direct": disk.direct, "no-flush": False},
+        "file": {
+            "driver": "host_device" if disk.path.is_block_device() else "file",
+            "filename": str(disk.path.absolute()),
+            "discard": "unmap",
+            "cache": {"direct": disk.direct, "no-flush": False},
+        },
+    }
+    device = f"virtio-blk-device,drive=disk{number},num-queues={queues}"
+    device += f",logical_block_size={disk.sector_size},physical_block_size=4096"
+    device += f",serial={quoted(disk.serial)}" if disk.serial else ""
+    return ["-blockdev", json.dumps(node), "-device", device]
 
 
 def cmdline(users: str, kvm: bool, tsc_khz: int) -> str:
