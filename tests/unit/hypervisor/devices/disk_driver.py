@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from vhost_driver import Buffer, called
 
 from hypervisor.devices.block import Block
 from hypervisor.devices.disk import Disk
+from hypervisor.devices.registers import Register, Status
 from hypervisor.engine.disks import open_raw
 
 HEADER = struct.Struct("<IIQ")
@@ -43,9 +44,21 @@ class DiskDriver:
         self.device = bench.device
 
     def start(self, features: int = ALL, size: int = 16) -> DiskDriver:
+        self.reset()
         self.bench.guest.clear()
         self.bench.start(features, size=size)
         return self
+
+    def reset(self) -> None:
+        """Reset the device and wait, as a processor does that wrote 0."""
+        self.bench.write(Register.STATUS, 0)
+        self.settle(lambda: self.bench.status == Status.RESET)
+
+    def settle(self, done: Callable[[], object]) -> None:
+        """Turn the loop at news of the device until something is so."""
+        while not done():
+            assert select.select([self.device.event], [], [], PATIENCE)[0]
+            self.bench.turn()
 
     def ask(
         self,
