@@ -326,7 +326,8 @@ def test_a_queue_that_the_driver_takes_back(drive: MakeDriver) -> None:
 
 def test_nothing_is_left_behind(image: Path) -> None:
     def state() -> tuple[int, int]:
-        return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task"))
+        names = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
+        return len(os.listdir("/proc/self/fd")), names.count("virtio-blk\n")
 
     before = state()
     block, warnings = device(image, queues=3)
@@ -334,5 +335,6 @@ def test_nothing_is_left_behind(image: Path) -> None:
     for _ in range(3):
         driver.start()
         driver.read(0, 4096)
+    assert state()[1] >= 3
     driver.bench.close()
     assert state() == before
