@@ -66,6 +66,7 @@ int blk_ended(struct blk_queue *b);
 void blk_free(struct blk_queue *b);
 void blk_count(struct blk_queue *b, struct blk_counters *out);
 
+int blk_nbd_load(void);
 uint64_t blk_nbd_open(int fd, uint64_t *size, uint32_t *flags, char *why, uint32_t room);
 
 #endif

@@ -70,22 +70,24 @@ class Nbd:
     zeroes: bool
 
 
-def open_nbd(fd: int) -> Nbd | None:
-    """Open the export behind the connected socket `fd`; None without libnbd.
+def has_nbd() -> bool:
+    """Say whether libnbd is here."""
+    return bool(lib.blk_nbd_load())
 
-    The descriptor is taken, unless the answer is None.  UsageError says what the server did wrong.
-    Blocks for a handshake.
+
+def open_nbd(fd: int) -> Nbd:
+    """Open the export behind the connected socket `fd`, which is taken; `has_nbd` said yes before.
+
+    UsageError says what the server did wrong.  Blocks for a handshake.
     """
+    assert has_nbd()
     size, flags = ffi.new("uint64_t *"), ffi.new("uint32_t *")
     why = ffi.new("char[]", _WHY)
     handle = int(lib.blk_nbd_open(fd, size, flags, why, _WHY))
-    if handle:
-        bits = int(flags[0])
-        return Nbd(handle, int(size[0]), bool(bits & 1), bool(bits & 2), bool(bits & 4))
-    reason = bytes(ffi.string(why)).decode("utf-8", "replace")
-    if reason:
-        raise UsageError(reason)
-    return None
+    if not handle:
+        raise UsageError(bytes(ffi.string(why)).decode("utf-8", "replace"))
+    bits = int(flags[0])
+    return Nbd(handle, int(size[0]), bool(bits & 1), bool(bits & 2), bool(bits & 4))
 
 
 class Image:

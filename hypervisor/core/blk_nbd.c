@@ -67,15 +67,18 @@ static int failed(void)
     return error ? -error : -EIO;
 }
 
-/* Opens the export behind the connected socket `fd`, which is taken in any case but one: without
- * libnbd, `why` stays empty.  Returns a handle, or 0 and the reason.  `flags`: 1 read-only, 2 trims,
+/* Says whether libnbd is here. */
+int blk_nbd_load(void)
+{
+    pthread_once(&once, load);
+    return loaded;
+}
+
+/* Opens the export behind the connected socket `fd`, which is taken in any case, after
+ * blk_nbd_load() said yes.  Returns a handle, or 0 and `why` not.  `flags`: 1 read-only, 2 trims,
  * 4 writes zeroes.  Blocks for a handshake. */
 uint64_t blk_nbd_open(int fd, uint64_t *size, uint32_t *flags, char *why, uint32_t room)
 {
-    pthread_once(&once, load);
-    why[0] = 0;
-    if (!loaded)
-        return 0;
     struct nbd_handle *h = nbd.create();
     int64_t bytes = -1;
     if (h && nbd.connect_socket(h, fd) == 0 && (bytes = nbd.get_size(h)) >= 0) {

@@ -83,7 +83,7 @@ class Backing:
     discards: bool = True
     zeroes: bool = True
     granularity: int = PHYSICAL  # bytes below which a discard frees nothing
-    close: Callable[[], Awaitable[None]] = nothing
+    close: Callable[[], Awaitable[object]] = nothing
 
 
 class Block(Device):

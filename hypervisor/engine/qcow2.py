@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 
 from ..aio.process import Child
-from ..core.blk import Nbd, open_nbd
+from ..core.blk import Nbd, has_nbd, open_nbd
 from ..devices.block import Backing
 from ..devices.disk import Disk
 from ..errors import UsageError
@@ -26,6 +26,7 @@ TOOLS = "qemu-utils"
 LIBRARY = "libnbd0"
 CLUSTER = 64 << 10  # what qemu-img makes; a discard of less frees nothing
 _GOODBYE = 30.0  # seconds for qemu-nbd to write out its caches
+_REFUSAL = 2.0  # seconds to end by itself when it did not even take the connection
 # Descriptor 3 is the first that is passed (sd_listen_fds(3)).
 _START = 'LISTEN_FDS=1 LISTEN_PID=$$ exec "$@" 3<&0 </dev/null'
 
@@ -70,6 +71,8 @@ def _name(path: Path) -> str:
 async def serve(disk: Disk) -> Backing:
     """Open the image through qemu-nbd; UsageError says why not."""
     program = _tool("qemu-nbd")
+    if not has_nbd():
+        raise UsageError(f"libnbd is not here, for qcow2: run apt-get install {LIBRARY}")
     with (
         tempfile.TemporaryDirectory(prefix="trikit-") as place,
         socket.socket(socket.AF_UNIX) as listener,
@@ -97,24 +100,17 @@ def _command(program: str, disk: Disk) -> list[str]:
 
 async def _connect(disk: Disk, child: Child, ours: socket.socket) -> Backing:
     try:
-        nbd = await asyncio.to_thread(open_nbd, ours.fileno())
+        nbd = await asyncio.to_thread(open_nbd, ours.detach())
     except UsageError as error:
-        ours.detach()  # libnbd's, which closed it
-        code = await _end(child)
-        raise UsageError(f"disk {disk.path}: {_why(disk, child, code, str(error))}") from None
+        code = await _end(child, _REFUSAL)
+        raise UsageError(f"disk {disk.path}: {_why(child, code, str(error))}") from None
     except BaseException:
         child.kill()
-        ours.detach()
         raise
-    if nbd is None:
-        ours.close()
-        await _end(child)
-        raise UsageError(f"libnbd is not here, for qcow2: run apt-get install {LIBRARY}")
-    ours.detach()
     return _backing(disk, nbd, child)
 
 
-def _why(disk: Disk, child: Child, code: int, otherwise: str) -> str:
+def _why(child: Child, code: int, otherwise: str) -> str:
     words = child.last_words
     if "lock" in words:
         return "it is in use by another machine"
@@ -129,18 +125,14 @@ def _backing(disk: Disk, nbd: Nbd, child: Child) -> Backing:
         discards=nbd.trims,
         zeroes=nbd.zeroes,
         granularity=CLUSTER,
-        close=partial(_close, child),
+        close=partial(_end, child),
     )
 
 
-async def _close(child: Child) -> None:
-    """Let qemu-nbd write out its caches: the connection was closed, so it ends."""
-    await _end(child)
-
-
-async def _end(child: Child) -> int:
+async def _end(child: Child, patience: float = _GOODBYE) -> int:
+    """Wait for qemu-nbd, which ends and writes out its caches when its connection was closed."""
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_GOODBYE):
+        async with asyncio.timeout(patience):
             return await asyncio.shield(child.returncode)
     child.kill()
     return await child.returncode

@@ -22,9 +22,11 @@ LIVE = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_O
 class Bench:
     """A device on its transport with a loop that turns when told, and a driver's hands on it."""
 
-    def __init__(self, device: Device, size: int = 1 << 20) -> None:
+    def __init__(
+        self, device: Device, size: int = 1 << 20, loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
         self.device = device
-        self.loop = asyncio.new_event_loop()
+        self.loop = loop or asyncio.new_event_loop()
         self.guest = Guest(size)
         self.guest.region = Region(GPA, size, GPA, 0)
         self.memory: GuestMemory = self.guest.memory()
