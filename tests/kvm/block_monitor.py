@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hypervisor import Machine
 
-LOOP = """mount /dev/vda /mnt && i=0; while :; do
+LOOP = """modprobe ext4; mount -t ext4 /dev/vda /mnt && i=0; while :; do
 head -c 150000 /dev/urandom | dd of=/mnt/f$i bs=64k conv=fsync 2>/dev/null &&
 echo "@""@ f$i $(sha256sum </mnt/f$i)"
 i=$((i + 1)); done
