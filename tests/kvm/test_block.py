@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(240)
 MONITOR = Path(__file__).with_name("block_monitor.py")
 MIB = 1 << 20
 FILES = 12
-BOOT = 120.0
+MOUNT = "modprobe ext4; mount -t ext4 /dev/vda /mnt"
 
 
 def run(*argv: object) -> str:
@@ -82,7 +82,7 @@ def test_ext4_by_the_guest_without_exits(image: Image, ext4: Path) -> None:
             await prompt(vm)
             assert "trikit-1" in await command(vm, "cat /sys/block/vda/serial")
             assert "2" in await command(vm, "ls /sys/block/vda/mq | wc -l")
-            await command(vm, "modprobe ext4; mount -t ext4 /dev/vda /mnt && dmesg -n 1")
+            await command(vm, f"{MOUNT} && dmesg -n 1")
             before = user_exits(vm)
             made = await command(vm, "yes trikit | head -c 20000000 >/mnt/f; sync; echo made")
             assert "made" in made
@@ -109,9 +109,7 @@ def test_read_only(image: Image, ext4: Path) -> None:
             assert "1" in await command(vm, "cat /sys/block/vda/ro")
             said = await command(vm, "dd if=/dev/zero of=/dev/vda bs=4k count=1 conv=fsync")
             assert "not permitted" in said or "error" in said or "Read-only" in said
-            assert "lost+found" in await command(
-                vm, "modprobe ext4; mount -t ext4 -r /dev/vda /mnt; ls /mnt"
-            )
+            assert "lost+found" in await command(vm, f"{MOUNT} -r; ls /mnt")
 
     asyncio.run(go())
     assert hashlib.sha256(ext4.read_bytes()).digest() == before
@@ -123,7 +121,7 @@ def test_discard_makes_the_file_sparse(image: Image, ext4: Path) -> None:
             await prompt(vm)
             await command(
                 vm,
-                "modprobe ext4; mount -t ext4 /dev/vda /mnt; dd if=/dev/zero of=/mnt/f bs=1M count=30; sync",
+                f"{MOUNT}; dd if=/dev/zero of=/mnt/f bs=1M count=30; sync",
             )
             full = blocks(ext4)
             assert full > 30 * MIB // 512
@@ -185,9 +183,7 @@ def test_the_same_on_qemu(image: Image, ext4: Path) -> None:
         async with Machine(image.kernel, image.initrd, **options) as vm:  # type: ignore[arg-type]
             await prompt(vm)
             assert "trikit-2" in await command(vm, "cat /sys/block/vda/serial")
-            assert "lost+found" in await command(
-                vm, "modprobe ext4; mount -t ext4 /dev/vda /mnt; ls /mnt; umount /mnt"
-            )
+            assert "lost+found" in await command(vm, f"{MOUNT}; ls /mnt; umount /mnt")
             with pytest.raises(EngineError, match="in use by another machine"):
                 await machine(image, disks=[ext4]).start()
             assert (await vm.stop(30)).reason is ExitReason.POWER_OFF
