@@ -73,7 +73,7 @@ def main() -> None:
         print(json.dumps(asyncio.run(_measure(_near(options.inside), rounds))))
         return
     seconds = QUICK_SECONDS if options.quick else SECONDS
-    spec = Spec(packages=("fio",), init=init(seconds))
+    spec = Spec(packages=("fio", "zlib1g"), init=init(seconds))
     image = build(spec, Cache(default_directory(os.environ)))
     report = Report("hypervisor: block")
     _add(report, _samples(image, rounds, options.quick))
