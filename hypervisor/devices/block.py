@@ -108,7 +108,7 @@ class Block(Device):
         self.warn: Callable[[str], None] = log.warning
         self.queue_sizes = (QUEUE_SIZE,) * queues
         self.features = _features(backing, queues)
-        self._backing = backing
+        self.backing = backing
         self._sector_size = sector_size
         self._writeback = True
         self._image = Image(
@@ -134,7 +134,7 @@ class Block(Device):
 
     def config(self) -> bytes:
         """Return capacity, geometry and limits."""
-        backing, size = self._backing, self._sector_size
+        backing, size = self.backing, self._sector_size
         capacity = backing.sectors * SECTOR // size * size // SECTOR
         physical = max(PHYSICAL, size) // size
         return CONFIG.pack(
@@ -246,7 +246,7 @@ class Block(Device):
             await future
         loop.remove_reader(self._image.event)
         self._image.close()
-        await self._backing.close()
+        await self.backing.close()
 
     def statistics(self) -> BlockStatistics:
         """Return counters since the device was made."""

@@ -88,16 +88,21 @@ class DiskDriver:
         head = ring.add(*buffers) if len(buffers) <= 4 else ring.add_indirect(*buffers)
         return Asked(head, tuple(data), status)
 
+    def kick(self, queue: int = 0) -> None:
+        os.eventfd_write(self.bench.kicks[queue], 1)
+
     def wait(self, count: int = 1, queue: int = 0) -> list[tuple[int, int]]:
         """Kick, and wait for so many used elements."""
         bench, ring = self.bench, self.bench.rings[queue]
-        os.eventfd_write(bench.kicks[queue], 1)
+        self.kick(queue)
         done: list[tuple[int, int]] = []
         while True:
-            ring.set_used_event(ring.used_seen)
             done += ring.used_elements()
             if len(done) >= count:
                 return done
+            ring.set_used_event(ring.used_seen)
+            if bench.guest.u16(ring.used + 2) != ring.used_seen:
+                continue  # it came before the device saw that we want to hear of it
             assert select.select([bench.call], [], [], PATIENCE)[0], f"{len(done)} of {count}"
             called(bench.call)
 

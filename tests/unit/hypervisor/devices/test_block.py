@@ -112,6 +112,23 @@ def test_flush(drive: MakeDriver) -> None:
     assert driver.device.statistics().flushes == 1
 
 
+def test_what_blocks_holds_nobody_up(drive: MakeDriver, image: Path) -> None:
+    """Flushes, and reads of what the page cache has not, go to threads of their own."""
+    fd = os.open(image, os.O_RDONLY)
+    os.fsync(fd)
+    driver = drive()
+    for _ in range(20):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+        asked = [driver.ask(FLUSH), *(driver.ask(IN, i * 1000, into=4096) for i in range(4))]
+        assert sorted(head for head, _ in driver.wait(5)) == sorted(each.head for each in asked)
+        assert {driver.status(each) for each in asked} == {OK}
+        body = os.pread(fd, SIZE, 0)
+        for i, each in enumerate(asked[1:]):
+            assert driver.bench.octets(each.data[0]) == body[i * 512000 : i * 512000 + 4096]
+    os.close(fd)
+    assert driver.device.statistics().threads > 1
+
+
 def test_discard_makes_holes(drive: MakeDriver, image: Path) -> None:
     driver, before = drive(), os.stat(image).st_blocks
     assert driver.clear(DISCARD, (0, 2048, 0), (4096, 1024, 0)) == OK

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -16,12 +18,13 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "devices"))
 
-from disk_driver import DISCARD, FLUSH, OK, OUT, WRITE_ZEROES, DiskDriver
+from disk_driver import DISCARD, FLUSH, IOERR, OK, OUT, PENDING, WRITE_ZEROES, DiskDriver
 from mmio_driver import Bench
 
 from hypervisor import Disk, Machine, UsageError
 from hypervisor.devices.block import Backing
 from hypervisor.devices.disk import parse_size
+from hypervisor.devices.registers import Register
 from hypervisor.engine import disks, qcow2
 
 MIB = 1 << 20
@@ -210,6 +213,43 @@ def test_a_qcow2_disk(qcow: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
     run("qemu-img", "check", qcow)
     assert _open_size(qcow, "16M") == 16 * MIB
+
+
+@contextlib.contextmanager
+def served(qcow: Path) -> Iterator[tuple[DiskDriver, int]]:
+    """A started disk, and the process that serves it."""
+    loop = asyncio.new_event_loop()
+    (block,) = loop.run_until_complete(disks.open_blocks([Disk(qcow, size="8M")], 1, silent))
+    close = block.backing.close
+    assert isinstance(close, functools.partial)
+    driver = DiskDriver(Bench(block, loop=loop), [])
+    block.warn = driver.warnings.append
+    yield driver.start(), close.args[0].pid
+    driver.bench.close()
+
+
+def test_a_reset_waits_for_a_slow_server_and_the_loop_does_not(qcow: Path) -> None:
+    with served(qcow) as (driver, pid):
+        assert driver.read(0, 512) == bytes(512)
+        os.kill(pid, signal.SIGSTOP)
+        asked = driver.ask(OUT, 0, out=b"x" * 512)
+        driver.kick()
+        driver.settle(lambda: driver.bench.guest.u16(driver.bench.rings[0].avail + 2))
+        waits = driver.bench.write(Register.STATUS, 0)
+        if waits is not None:  # a thread that had not begun yet has nothing to wait for
+            driver.bench.turn()
+        os.kill(pid, signal.SIGCONT)
+        driver.reset()
+        assert driver.status(asked) in (OK, PENDING)
+        assert driver.start().read(512 // 512, 512) == bytes(512)
+
+
+def test_a_server_that_dies_is_an_error_of_the_disk(qcow: Path) -> None:
+    with served(qcow) as (driver, pid):
+        os.kill(pid, signal.SIGKILL)
+        assert driver.do(OUT, 0, out=b"x" * 512) == (IOERR, 1)
+        assert driver.do(FLUSH) == (IOERR, 1)
+        assert len(driver.news()) >= 1
 
 
 def _open_size(path: Path, size: str) -> int:
