@@ -145,6 +145,11 @@ class Block(Device):
             CLEAR_MAX, SEGMENTS_MAX, 1,
         )  # fmt: skip
 
+    def ring(self, index: int) -> tuple[Ring, int] | None:
+        """Return the ring that the threads of a queue walk; they do not count its kicks."""
+        queue = self._running.get(index)
+        return None if queue is None else (queue.ring, 0)
+
     def config_written(self, offset: int, data: bytes) -> None:
         """Take the driver's word on caching writes (5.2.5.2)."""
         known = self._line is not None and self._line.features & Feature.CONFIG_WCE

@@ -149,7 +149,7 @@ def test_a_description_that_cannot_be(options: dict[str, object], message: str) 
 def test_paths_and_sizes() -> None:
     assert parse_size("10G") == 10 << 30
     assert parse_size(4096) == 4096
-    machine = Machine("/dev/null", disks=["/a.img", Disk(Path("/b.qcow2"))])
+    machine = Machine(__file__, disks=["/a.img", Disk(Path("/b.qcow2"))])
     assert [disk.is_qcow2 for disk in machine.config.disks] == [False, True]
 
 
