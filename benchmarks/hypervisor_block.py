@@ -88,7 +88,9 @@ def _samples(image: Image, rounds: int, quick: bool) -> dict[str, Any]:
         return asyncio.run(_measure(image, rounds))
     with Nested() as machine:
         argv = [machine.python, __file__, "--inside", str(image.directory)]
-        done = machine.run([*argv, *(["--quick"] if quick else [])], timeout=COPY + 2 * rounds * BOOT)
+        done = machine.run(
+            [*argv, *(["--quick"] if quick else [])], timeout=COPY + 2 * rounds * BOOT
+        )
     if done.code:
         sys.exit(f"in the nested machine: status {done.code}: {done.output}")
     samples: dict[str, Any] = json.loads(done.output.splitlines()[-1])
