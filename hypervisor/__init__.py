@@ -1,6 +1,7 @@
 """Lightweight machines as a library: virtio devices and engines driven from asyncio."""
 
 from .aio.vsock import Vsock
+from .devices.disk import Disk
 from .engine.base import EngineError, Event, EventKind, Exit, ExitReason, State
 from .engine.nic import Tap, VhostUser
 from .engine.statistics import Statistics
@@ -8,6 +9,7 @@ from .errors import HypervisorError, PeerError, UsageError
 from .machine import Machine
 
 __all__ = [
+    "Disk",
     "EngineError",
     "Event",
     "EventKind",

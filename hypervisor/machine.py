@@ -22,6 +22,7 @@ from typing import BinaryIO, Self
 from .aio.console import Console
 from .aio.vsock import Vsock
 from .devices.base import Device
+from .devices.disk import Disk, disk
 from .engine.base import (
     TRANSITIONS,
     Config,
@@ -78,6 +79,7 @@ class Machine:
         cpus: int = 1,
         nics: Sequence[Nic] = (),
         devices: Sequence[Device] = (),
+        disks: Sequence[Disk | Path | str] = (),
         vsock: Vsock | None = None,
         name: str = "vm",
         engine: str = "auto",
@@ -92,7 +94,8 @@ class Machine:
         `engine` "auto" is "kvm" where KVM runs unmodified kernels, else "qemu"; `engine_args`,
         which go to QEMU as they are, make it "qemu" too.  `console_log` gets everything the guest
         prints.  `devices` are virtio devices of your own (see `devices.base`); "qemu" has
-        a place for entropy alone.  `vsock` is for this machine alone.
+        a place for entropy alone.  `vsock` is for this machine alone.  `disks` (or paths of
+        images) are /dev/vda and so on.
         `console` "virtio" makes the guest's console a virtio one (hvc0), which is faster and
         follows `console.resize` on "kvm"; what the kernel says goes to the serial port as well.
         """
@@ -111,6 +114,7 @@ class Machine:
             cpus=cpus,
             nics=tuple(nics),
             devices=tuple(devices),
+            disks=tuple(map(disk, disks)),
             vsock=vsock,
             engine_args=tuple(engine_args),
         )

@@ -20,13 +20,23 @@ _LAST_WORDS = 4096
 
 
 class Child:
-    """A running program; `returncode` is a future, negative for a signal as in subprocess."""
+    """A running program; `returncode` is a future, negative for a signal as in subprocess.
 
-    def __init__(self, command: Sequence[str], pass_fds: Sequence[int] = ()) -> None:
+    `stdin` is borrowed; `death_signal` is what it gets when we die.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        pass_fds: Sequence[int] = (),
+        *,
+        stdin: int = subprocess.DEVNULL,
+        death_signal: str = "KILL",
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self.returncode: asyncio.Future[int] = self._loop.create_future()
         self._words = bytearray()
-        self._popen = self._spawn(command, pass_fds)
+        self._popen = self._spawn(command, pass_fds, stdin, death_signal)
         self.pid = self._popen.pid
         assert self._popen.stderr is not None
         self._stderr = self._popen.stderr
@@ -36,13 +46,15 @@ class Child:
         self._loop.add_reader(self._pidfd, self._on_exit)
 
     @staticmethod
-    def _spawn(command: Sequence[str], pass_fds: Sequence[int]) -> subprocess.Popen[bytes]:
+    def _spawn(
+        command: Sequence[str], pass_fds: Sequence[int], stdin: int, death_signal: str
+    ) -> subprocess.Popen[bytes]:
         setpriv = shutil.which("setpriv")
         if setpriv is None:
             raise UsageError("setpriv is not here: install util-linux")
         return subprocess.Popen(
-            [setpriv, "--pdeathsig", "KILL", "--", *command],
-            stdin=subprocess.DEVNULL,
+            [setpriv, "--pdeathsig", death_signal, "--", *command],
+            stdin=stdin,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=pass_fds,

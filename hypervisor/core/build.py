@@ -12,8 +12,9 @@ from cffi import FFI
 HERE = Path("hypervisor/core")  # setuptools runs from the project's root: paths are relative
 FRAME = Path("vpnstack/core")  # the frame contract, included as a header and never linked
 SOURCES = ["core.c", "memory.c", "discard.c", "vring.c", "chain.c", "net.c"]
-HEADERS = ["core.h", "vring.h"]
-INTERNAL = ["vring_internal.h"]
+SOURCES += ["blk.c", "blk_request.c", "blk_image.c", "blk_nbd.c"]
+HEADERS = ["core.h", "vring.h", "blk.h"]
+INTERNAL = ["vring_internal.h", "blk_internal.h"]
 # The machine monitor is for one processor, the rest runs anywhere; the variable shows how it does.
 if platform.machine() == "x86_64" and "TRIKIT_NO_MONITOR" not in os.environ:
     SOURCES += ["kvm.c", "vcpu.c", "run.c", "state.c", "uart.c", "wire.c"]

@@ -49,6 +49,7 @@ enum vq_error {
     VQ_BAD_FEATURE,     /* head, flags: indirect without the feature */
     VQ_BAD_DIRECTION,   /* head, flags: writable on transmit, readable on receive or after writable */
     VQ_BAD_PIECES,      /* head, most pieces allowed */
+    VQ_BAD_REQUEST,     /* head, readable bytes: no room for an answer */
     VQ_ERRORS
 };
 

@@ -77,8 +77,9 @@ class Device:
         kicks that it took there itself; for the machine's statistics."""
         return None
 
-    def stopped(self, index: int) -> None:
-        """Let go of queue `index`, which is detached: the driver took it back (QueueReady 0)."""
+    def stopped(self, index: int) -> asyncio.Future[None] | None:
+        """Let go of queue `index`, which is detached: the driver took it back (QueueReady 0).
+        Return a future as `reset` does if something still uses its memory."""
 
     def reset(self) -> asyncio.Future[None] | None:
         """Forget the line.  Return a future if memory of the guest is still in use (by a thread,

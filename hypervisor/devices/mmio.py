@@ -39,6 +39,7 @@ from .registers import (
 from .setup import QueueSetup, TransportStatistics
 
 log = logging.getLogger(__name__)
+_Later = asyncio.Future[None] | None
 
 LOUD = 8  # failures of a device that are logged as warnings: its guest may go on for ever
 
@@ -72,8 +73,9 @@ class Transport:
         self._line: Line | None = None
         self._activations = 0
         self._queues: list[QueueSetup] = []
-        self._ending: asyncio.Future[None] | None = None  # the device lets go of the last line
-        self._resetting: asyncio.Future[None] | None = None  # and the driver waits for it
+        self._ending: _Later = None  # the device lets go of the last line
+        self._resetting: _Later = None  # and the driver waits for it
+        self._stopping: _Later = None  # likewise, of one queue
         self._counters = TransportStatistics()
         self._kicked_count = [0] * len(kicks)
         device.config_changed = self.config_changed
@@ -113,7 +115,8 @@ class Transport:
         handler = _WRITES.get(offset) if size == 4 else None
         if handler is None or not handler(self, value & 0xFFFFFFFF):
             self._refuse(offset, size, value)
-        return self._resetting
+        stopping = None if self._stopping is None or self._stopping.done() else self._stopping
+        return self._resetting or stopping
 
     def statistics(self) -> TransportStatistics:
         """Return counters since the device was made."""
@@ -258,7 +261,7 @@ class Transport:
         if setup.queue is not None:
             setup.stop()
             if self._line is not None:
-                self._guarded(partial(self.device.stopped, self._queue_sel))
+                self._stopping = self._guarded(partial(self.device.stopped, self._queue_sel))
         self._show_queue()
 
     def _queue_notify(self, value: int) -> bool:
@@ -271,9 +274,6 @@ class Transport:
     def _interrupt_ack(self, value: int) -> bool:
         self._page.acknowledge(value)
         return not value & ~(INTERRUPT_USED | INTERRUPT_CONFIG)
-
-    def _shm_sel(self, value: int) -> bool:
-        return True  # no region, whatever is selected
 
     # Device status.
 
@@ -329,12 +329,13 @@ class Transport:
         self._kicked_count[index] += 1
         self._guarded(partial(self.device.notified, index))
 
-    def _guarded(self, call: Callable[[], None]) -> None:
+    def _guarded(self, call: Callable[[], _Later]) -> _Later:
         """Call the device; what it says about its driver ends the activation, not the process."""
         try:
-            call()
+            return call()
         except (HypervisorError, OSError) as exc:
             self.fail(str(exc))
+            return None
 
     def _unwatch(self) -> None:
         if self._line is not None and not self.device.takes_kicks:
@@ -390,7 +391,7 @@ _WRITES: dict[int, Callable[[Transport, int], bool]] = {
     Register.QUEUE_NOTIFY: Transport._queue_notify,
     Register.INTERRUPT_ACK: Transport._interrupt_ack,
     Register.STATUS: Transport._set_status,
-    Register.SHM_SEL: Transport._shm_sel,
+    Register.SHM_SEL: lambda transport, value: True,  # no region, whatever is selected
     **{
         low + shift // 8: partial(Transport._set_queue_addr, name=name, shift=shift)
         for low, name in ADDRESSES

@@ -16,6 +16,7 @@ from typing import Protocol
 from ..aio.console import Console
 from ..aio.vsock import Vsock
 from ..devices.base import Device
+from ..devices.disk import Disk
 from ..errors import HypervisorError
 from .nic import Nic
 from .statistics import Statistics
@@ -108,6 +109,7 @@ class Config:
     nics: tuple[Nic, ...] = ()
     engine_args: tuple[str, ...] = field(default=())  # further arguments of the engine's own
     devices: tuple[Device, ...] = ()  # virtio devices of the user's own, for this machine alone
+    disks: tuple[Disk, ...] = ()
     terminal: Console | None = None  # of a virtio console beside the serial port
     vsock: Vsock | None = None  # opened and closed by the machine
 

@@ -33,6 +33,7 @@ from . import panic
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .board import Board
 from .check import check, line
+from .disks import open_blocks
 from .links import Links
 from .loader import Loader
 from .statistics import Boot, Statistics
@@ -96,9 +97,11 @@ class KvmEngine:
         check(config)
         self._console = console
         self._links = Links(config.nics, config.name, self._notify)
-        self._devices = _devices(config, self._links)
+        warn = partial(self._notify, EventKind.WARNING)
+        blocks = await open_blocks(config.disks, config.cpus, warn)
+        self._devices = _devices(config, self._links, blocks)
         for device in self._devices:
-            device.warn = partial(self._notify, EventKind.WARNING)
+            device.warn = warn
             await device.prepare()
         return tuple(self._devices)
 
@@ -269,12 +272,13 @@ def _gate(loop: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
     return _gates.setdefault(loop, asyncio.Semaphore(_AT_ONCE))
 
 
-def _devices(config: Config, links: Links) -> list[Device]:
+def _devices(config: Config, links: Links, blocks: Sequence[Device]) -> list[Device]:
     """Return the machine's devices; a balloon gives back what the guest reports as free."""
     return [
         Rng(),
         Balloon(),
         *links.devices,
+        *blocks,
         *([] if config.terminal is None else [_terminal(config.terminal)]),
         *([] if config.vsock is None else [config.vsock.device]),
         *config.devices,

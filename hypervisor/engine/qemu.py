@@ -28,6 +28,7 @@ from ..vhost.port import listen
 from . import host, panic, tsc
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .check import check, check_files, line
+from .disks import prepare_all
 from .nics import Listen, Nics
 from .qemu_args import FRONT_ENDS, Wires, command_line
 from .resetlog import ResetLog
@@ -87,6 +88,7 @@ class QemuEngine:
         try:
             check(config)
             check_files(config)
+            await prepare_all(config.disks, lambda why: notify(EventKind.WARNING, why))
             self._spawn(program, config, console, notify)
             await self._connect(notify)
         except BaseException as error:

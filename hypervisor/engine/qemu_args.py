@@ -8,10 +8,12 @@ cannot happen.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..devices.disk import Disk
 from .base import Config
 from .nic import Tap, VhostUser
 
@@ -63,6 +65,8 @@ def command_line(
         args += ["-device", "virtio-serial-device", "-device", "virtconsole,chardev=hvc0"]
     for number, (where, mac) in enumerate(wires.nics):
         args += nic(number, where, mac)
+    for number, disk in enumerate(config.disks):
+        args += block(number, disk, config.cpus)
     for number, (device_id, path) in enumerate(wires.devices):
         args += ["-chardev", f"socket,id=dev{number},path={quoted(path)}"]
         args += ["-device", f"{FRONT_ENDS[device_id]},chardev=dev{number}"]
@@ -99,6 +103,27 @@ def nic(number: int, where: str | int | Tap | VhostUser, mac: bytes) -> list[str
 
 def _queues(where: Tap | VhostUser) -> str:
     return f",queues={where.queues}" if where.queues > 1 else ""
+
+
+def block(number: int, disk: Disk, queues: int) -> list[str]:
+    """Return the arguments of a virtio disk; a flush of the guest's is one of the file's."""
+    node = {
+        "driver": "qcow2" if disk.is_qcow2 else "raw",
+        "node-name": f"disk{number}",
+        "read-only": disk.read_only,
+        "discard": "unmap",
+        "cache": {"direct": disk.direct, "no-flush": False},
+        "file": {
+            "driver": "host_device" if disk.path.is_block_device() else "file",
+            "filename": str(disk.path.absolute()),
+            "discard": "unmap",
+            "cache": {"direct": disk.direct, "no-flush": False},
+        },
+    }
+    device = f"virtio-blk-device,drive=disk{number},num-queues={queues}"
+    device += f",logical_block_size={disk.sector_size},physical_block_size=4096"
+    device += f",serial={quoted(disk.serial)}" if disk.serial else ""
+    return ["-blockdev", json.dumps(node), "-device", device]
 
 
 def cmdline(users: str, kvm: bool, tsc_khz: int) -> str:

@@ -24,6 +24,7 @@ class QueueError(enum.IntEnum):
     BAD_FEATURE = 12
     BAD_DIRECTION = 13
     BAD_PIECES = 14
+    BAD_REQUEST = 15
 
 
 _TEXT = {
@@ -42,6 +43,7 @@ _TEXT = {
     QueueError.BAD_FEATURE: "chain at head {a}, expected no indirect flag: not negotiated",
     QueueError.BAD_DIRECTION: "chain at head {a}, expected the other direction (flags {b:#x})",
     QueueError.BAD_PIECES: "chain at head {a}, expected at most {b} pieces of memory",
+    QueueError.BAD_REQUEST: "request at head {a} of {b} bytes, expected room for an answer",
 }
 
 

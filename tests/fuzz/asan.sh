@@ -1,7 +1,7 @@
 #!/bin/sh
 # Builds the C cores with the address and undefined-behaviour sanitizers in a throwaway copy and
-# runs the fuzzers of parsing, sending, the framed stream, the express lanes, virtqueues and devices
-# on it, then the tests of packing, backlogs, the vhost-user port and KVM: asan.sh [COUNT] [PYTHON].
+# runs the fuzzers of parsing, sending, the framed stream, the express lanes, virtqueues, devices and
+# disks on it, then the tests of packing, backlogs, the vhost-user port and KVM: asan.sh [COUNT] [PYTHON].
 # Each piece of a frame lies in its own allocation, so one byte too many is found.
 set -eu
 count=${1:-200000}
@@ -28,6 +28,7 @@ for target in fuzz_frame fuzz_send fuzz_framed fuzz_gro fuzz_udplane fuzz_lane; 
 done
 run tests/fuzz/fuzz_vring.py "$((count / 10))"
 run tests/fuzz/fuzz_mmio.py "$((count / 10))"
+run tests/fuzz/fuzz_blk.py "$((count / 20))"
 run tests/fuzz/fuzz_devices.py "$((count / 20))"
 # Compiles uart.c by itself, with these very flags.
 run tests/fuzz/fuzz_uart.py "$((count / 200))"

@@ -1,9 +1,12 @@
 """QEMU's command line, argument by argument."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from hypervisor import Disk
 from hypervisor.engine.base import Config
 from hypervisor.engine.qemu_args import Wires, cmdline, command_line
 
@@ -71,3 +74,17 @@ def test_cmdline(kvm: bool, khz: int, there: str, absent: str) -> None:
 
 def test_cmdline_without_users_part_has_no_space_at_the_end() -> None:
     assert cmdline("", True, 0) == cmdline("", True, 0).strip()
+
+
+def test_disks_flush_for_real() -> None:
+    disks = (Disk(Path("/a,b.qcow2"), serial="x,y"), Disk(Path("/c"), read_only=True, direct=True))
+    args = command_line(replace(CONFIG, disks=disks), Wires(5, 6), qemu="q", kvm=True)
+    first, second = map(json.loads, option(args, "-blockdev"))
+    assert (first["driver"], first["file"]["filename"]) == ("qcow2", "/a,b.qcow2")
+    assert (second["driver"], second["read-only"]) == ("raw", True)
+    assert first["cache"] == {"direct": False, "no-flush": False}
+    assert second["file"]["cache"] == {"direct": True, "no-flush": False}
+    assert first["discard"] == first["file"]["discard"] == "unmap"
+    devices = [each for each in option(args, "-device") if "virtio-blk" in each]
+    assert devices[0].startswith("virtio-blk-device,drive=disk0,num-queues=2,")
+    assert devices[0].endswith(",serial=x,,y")
