@@ -2,6 +2,7 @@
 
 from .engine.base import EngineError, Event, EventKind, Exit, ExitReason, State
 from .engine.nic import Tap, VhostUser
+from .engine.statistics import Statistics
 from .errors import HypervisorError, PeerError, UsageError
 from .machine import Machine
 
@@ -15,6 +16,7 @@ __all__ = [
     "Machine",
     "PeerError",
     "State",
+    "Statistics",
     "Tap",
     "UsageError",
     "VhostUser",
