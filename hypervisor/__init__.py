@@ -1,5 +1,6 @@
 """Lightweight machines as a library: virtio devices and engines driven from asyncio."""
 
+from .aio.vsock import Vsock
 from .engine.base import EngineError, Event, EventKind, Exit, ExitReason, State
 from .engine.nic import Tap, VhostUser
 from .engine.statistics import Statistics
@@ -20,4 +21,5 @@ __all__ = [
     "Tap",
     "UsageError",
     "VhostUser",
+    "Vsock",
 ]

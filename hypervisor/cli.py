@@ -17,6 +17,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
 from .aio.terminal import Terminal
+from .aio.window import Window
 from .engine.choice import explain
 from .engine.host import survey
 from .engine.nic import parse_nic
@@ -59,6 +60,11 @@ def main() -> None:
 @click.option("--engine", type=click.Choice(sorted(ENGINES)), default="auto", show_default=True)
 @click.option("--nic", "nics", multiple=True, help="tap:NAME or vhost-user:PATH; repeatable.")
 @click.option("--console/--no-console", default=True, help="Console on the terminal (default).")
+@click.option(
+    "--hvc",
+    is_flag=True,
+    help="A virtio console, which follows the terminal's size, for the serial.",
+)
 @click.option("--console-log", type=click.File("wb"), help="Keep what the guest prints.")
 @click.option("--stop-timeout", default=10.0, show_default=True, help="Seconds after SIGTERM.")
 @click.option("--engine-arg", "engine_args", multiple=True, help="Passed to QEMU as it is.")
@@ -69,6 +75,7 @@ def run(
     cache: Path | None,
     console: bool,
     stop_timeout: float,
+    hvc: bool,
     nics: tuple[str, ...],
     **options: Any,
 ) -> None:
@@ -95,12 +102,16 @@ def run(
     if kernel is None:
         image = _with_progress(lambda progress: build(Spec(), _cache(cache), progress))
         kernel, initrd = image.kernel, initrd or image.initrd
-    sys.exit(uvloop.run(_run(Machine(kernel, initrd, **options), console, stop_timeout)))
+    machine = Machine(kernel, initrd, console="virtio" if hvc else "serial", **options)
+    sys.exit(uvloop.run(_run(machine, console, stop_timeout)))
 
 
 async def _run(machine: Machine, console: bool, stop_timeout: float) -> int:
     async with machine:
-        with Terminal(machine, stop_timeout, sys.stdin, sys.stdout, console=console) as terminal:
+        with (
+            Terminal(machine, stop_timeout, sys.stdin, sys.stdout, console=console) as terminal,
+            Window(sys.stdout.fileno(), machine.console),
+        ):
             end = await machine.wait()
             await terminal.finished()
     if end.code:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..aio.console import Console
+from ..aio.vsock import Vsock
 from ..devices.base import Device
 from ..errors import HypervisorError
 from .nic import Nic
@@ -107,6 +108,8 @@ class Config:
     nics: tuple[Nic, ...] = ()
     engine_args: tuple[str, ...] = field(default=())  # further arguments of the engine's own
     devices: tuple[Device, ...] = ()  # virtio devices of the user's own, for this machine alone
+    terminal: Console | None = None  # of a virtio console beside the serial port
+    vsock: Vsock | None = None  # opened and closed by the machine
 
 
 Notify = Callable[[EventKind, str], None]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -23,11 +24,15 @@ from ..aio.work import Work, end
 from ..core import kvm
 from ..devices.balloon import Balloon
 from ..devices.base import Device
+from ..devices.console import VirtioConsole
+from ..devices.pvpanic import Panic
 from ..devices.rng import Rng
 from ..errors import HypervisorError
 from ..pc import cpu, cpuid
+from . import panic
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .board import Board
+from .check import check, line
 from .links import Links
 from .loader import Loader
 from .statistics import Boot, Statistics
@@ -54,8 +59,9 @@ class KvmEngine:
         self._running_vm: kvm.Vm | None = None
         self._works: list[Work[Any]] = []  # of `start`
         self._board: Board | None = None
+        self._console: Console | None = None
         self._links: Links | None = None
-        self._devices: list[Device] = []
+        self._devices: list[Device] = []  # until a board has them
         self._notify: Notify = lambda kind, detail: None
         self._paused_at = (0, 0)  # the guest's clock and the host's, in nanoseconds
         self._begin = 0.0  # on the monotonic clock: a loop's may stand still for a turn
@@ -71,24 +77,26 @@ class KvmEngine:
         self._boot = Boot(started=time.time())
         self._notify = notify
         try:
-            await self._prepare(config)
+            devices = await self._prepare(config, console)
             async with _gate(self._loop):
-                await self._start(config, console)
+                await self._start(config, console, devices)
         except BaseException as error:
             try:
                 await self.close()
             finally:
                 console.close()
             if isinstance(error, HypervisorError | OSError):
-                raise EngineError(str(error)) from error
+                raise EngineError(line(error)) from error
             raise
 
-    async def _prepare(self, config: Config) -> None:
+    async def _prepare(self, config: Config, console: Console) -> tuple[Device, ...]:
         """Make the devices; some have to find somebody first, unless the machine is killed."""
         if config.engine_args:
             raise EngineError(f"{config.engine_args[0]} is for QEMU: choose the engine qemu")
+        check(config)
+        self._console = console
         self._links = Links(config.nics, config.name, self._notify)
-        self._devices = [Rng(), Balloon(), *self._links.devices, *config.devices]
+        self._devices = _devices(config, self._links)
         preparing = self._loop.create_task(self._prepare_devices())
         try:
             await asyncio.wait((preparing, self.ended), return_when=asyncio.FIRST_COMPLETED)
@@ -97,17 +105,19 @@ class KvmEngine:
             await asyncio.wait((preparing,))
         if not self.ended.done():
             preparing.result()
+        return tuple(self._devices)
 
     async def _prepare_devices(self) -> None:
         for device in self._devices:
             device.warn = partial(self._notify, EventKind.WARNING)
             await device.prepare()
 
-    async def _start(self, config: Config, console: Console) -> None:
+    async def _start(self, config: Config, console: Console, devices: Sequence[Device]) -> None:
         if self.ended.done():
             raise EngineError("killed before it ran")
-        devices = self._devices
-        board = self._board = Board(config.memory, devices, self._power_off, self._reset)
+        board = self._board = Board(
+            config.memory, devices, self._power_off, self._reset, self._panicked
+        )
         loader = Loader(board.ram, config, len(devices))
         loading = Work(loader.run, loader.stop)
         self._works.append(loading)
@@ -115,6 +125,7 @@ class KvmEngine:
         wiring = Work(board.wire(vm).connect)
         self._works.append(wiring)
         board.attach(console)
+        self._devices.clear()  # the board closes them from now on
         await wiring
         self._boot = replace(self._boot, wired=self._since())
         await self._make_processors(vm, config.cpus)
@@ -172,7 +183,26 @@ class KvmEngine:
         self._end(Exit(ExitReason.POWER_OFF, "guest-shutdown"))
 
     def _reset(self) -> None:
-        self._end(Exit(ExitReason.REBOOT, "guest-reset"))
+        # Without the panic device's driver a panic resets too; then its words are all there is.
+        if (why := self._last_words()) is not None:
+            self._notify(EventKind.PANIC, why)
+            self._end(Exit(ExitReason.PANIC, f"guest-reset, and its console says: {why}"))
+        else:
+            self._end(Exit(ExitReason.REBOOT, "guest-reset"))
+
+    def _panicked(self, event: Panic) -> None:
+        if event is Panic.CRASH_LOADED:
+            self._notify(EventKind.PANIC, "crash-loaded")
+            return
+        why = self._last_words() or "the console does not say why"
+        self._notify(EventKind.PANIC, why)
+        self._end(Exit(ExitReason.PANIC, f"guest-panicked: {why}"))
+
+    def _last_words(self) -> str | None:
+        if self._board is None or self._console is None:
+            return None
+        self._board.drain()
+        return panic.reason(self._console.tail)
 
     def _end(self, exit_: Exit) -> None:
         """Stop the processors for good and say how it came to that."""
@@ -180,7 +210,7 @@ class KvmEngine:
             return
         if self._running_vm is not None:  # else a thread may be at work on it
             self._loop.remove_reader(self._running_vm.exit_fd)
-            self._running_vm.pause()
+            self._running_vm.stop()  # `close` waits for it
         self.ended.set_result(exit_)
 
     async def press_power_button(self) -> None:
@@ -189,9 +219,10 @@ class KvmEngine:
         self._notify(EventKind.POWER_BUTTON, "")
 
     async def pause(self) -> None:
-        """Stop the virtual processors."""
+        """Stop the virtual processors; the loop goes on until they have."""
         vm = self._running("pause").vm
-        vm.pause()
+        await asyncio.to_thread(vm.pause)
+        self._running("pause")  # it may have ended meanwhile
         self._paused_at = vm.clock, time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._notify(EventKind.PAUSED, "")
 
@@ -246,6 +277,25 @@ def _gate(loop: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
     """Return what lets a few machines start at once: the loop has work of a millisecond for each,
     which would come in one piece for all that begin together."""
     return _gates.setdefault(loop, asyncio.Semaphore(_AT_ONCE))
+
+
+def _devices(config: Config, links: Links) -> list[Device]:
+    """Return the machine's devices; a balloon gives back what the guest reports as free."""
+    return [
+        Rng(),
+        Balloon(),
+        *links.devices,
+        *([] if config.terminal is None else [_terminal(config.terminal)]),
+        *([] if config.vsock is None else [config.vsock.device]),
+        *config.devices,
+    ]
+
+
+def _terminal(console: Console) -> VirtioConsole:
+    cols, rows = console.size
+    device = VirtioConsole(console.receive, console.flush, cols=cols, rows=rows)
+    console.connect(device.write, device.resize)
+    return device
 
 
 def _msrs(packed: bytes) -> dict[int, int]:

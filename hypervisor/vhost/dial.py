@@ -4,66 +4,12 @@ server comes and goes."""
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import socket
-import stat
 from collections.abc import Callable
 
-from ..errors import UsageError
+from .unix import UnixListener
 
-PATH_MAX = 107  # unix(7): sun_path without its terminator
-BACKLOG = 64  # connections that wait for `accept`
 RETRY_MIN, RETRY_MAX = 0.05, 1.0  # seconds between attempts to connect
-
-
-def bind(path: str) -> tuple[socket.socket, int]:
-    """Listen at `path` (mode 0600), where a socket that nobody serves may be left; returns the
-    socket and the file's inode.  UsageError says what is in the way."""
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        _remove_stale(path)
-        # Before bind, so that the file never has another mode: unix(7), Linux.
-        os.fchmod(sock.fileno(), 0o600)
-        sock.bind(path)
-        sock.listen(BACKLOG)
-    except OSError as exc:
-        sock.close()
-        raise UsageError(f"{path}: {exc.strerror or exc}") from exc
-    except UsageError:
-        sock.close()
-        raise
-    sock.setblocking(False)
-    return sock, os.stat(path).st_ino
-
-
-def unbind(path: str, inode: int) -> None:
-    """Remove the socket file, unless somebody else's stands there now."""
-    with contextlib.suppress(OSError):
-        if os.stat(path).st_ino == inode:
-            os.unlink(path)
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket file that nobody serves; UsageError if it is served or no socket."""
-    if len(os.fsencode(path)) > PATH_MAX:
-        raise UsageError(f"{path}: socket path, expected at most {PATH_MAX} bytes")
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise UsageError(f"{path}: exists and is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:
-            pass
-    raise UsageError(f"{path}: somebody serves this socket already")
 
 
 class Dialer:
@@ -80,7 +26,7 @@ class Dialer:
         self._listens = listens
         self._connected = connected
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._listener: tuple[socket.socket, int] | None = None
+        self._listener: UnixListener | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._pause = RETRY_MIN
         self.why = "not tried yet"  # the last attempt failed
@@ -91,16 +37,16 @@ class Dialer:
         if not self._listens:
             self._try()
             return
-        self._listener = bind(self.path)
+        self._listener = UnixListener(self.path)
         self.why = "nobody connected"
-        loop.add_reader(self._listener[0].fileno(), self._accept)
+        loop.add_reader(self._listener.fileno(), self._accept)
 
     def again(self) -> None:
         """Get another connection, soon."""
         if self._loop is None:
             return
         if self._listener is not None:
-            self._loop.add_reader(self._listener[0].fileno(), self._accept)
+            self._loop.add_reader(self._listener.fileno(), self._accept)
         elif self._timer is None:
             self._timer = self._loop.call_later(self._pause, self._try)
             self._pause = min(2 * self._pause, RETRY_MAX)
@@ -126,10 +72,10 @@ class Dialer:
         assert self._listener is not None
         assert self._loop is not None
         try:
-            sock, _ = self._listener[0].accept()
+            sock, _ = self._listener.sock.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
-        self._loop.remove_reader(self._listener[0].fileno())  # the next one waits for its turn
+        self._loop.remove_reader(self._listener.fileno())  # the next one waits for its turn
         self._connected(sock)
 
     def close(self) -> None:
@@ -138,8 +84,6 @@ class Dialer:
             self._timer.cancel()
             self._timer = None
         if self._listener is not None and self._loop is not None:
-            sock, inode = self._listener
-            self._loop.remove_reader(sock.fileno())
-            sock.close()
-            unbind(self.path, inode)
+            self._loop.remove_reader(self._listener.fileno())
+            self._listener.close()
         self._listener = self._loop = None

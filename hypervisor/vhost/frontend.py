@@ -269,7 +269,7 @@ class Frontend:
             actions.append(self._ask(Request.GET_QUEUE_NUM))
         actions.append(Send(wire.emit(Request.SET_OWNER)))
         if c.protocol & Protocol.CONFIG:
-            space = wire.emit_config(0, bytes(self._config_len))
+            space = wire.emit_config(wire.ConfigSpace(0, 0, bytes(self._config_len)))
             actions.append(self._ask(Request.GET_CONFIG, space))
         return actions
 
@@ -278,7 +278,13 @@ class Frontend:
         return []
 
     def _on_config(self, header: Header, payload: bytes) -> list[Action]:
-        self._c.config = wire.parse_config(header, payload, self._config_len)
+        space = wire.parse_config(header, payload)  # a back-end that cannot sends none
+        if space.offset or len(space.data) != self._config_len:
+            raise MessageError(
+                f"{header.request.name}: {len(space.data)} bytes at {space.offset},"
+                f" expected {self._config_len} at 0"
+            )
+        self._c.config = space.data
         return []
 
     def _on_base(self, header: Header, payload: bytes) -> list[Action]:

@@ -15,10 +15,11 @@ from vpnstack.link.port import Port
 
 from ..errors import PeerError, UsageError
 from .actions import Action, Reply, SetFeatures, SetMtu, Stop, fds_of
-from .backend import PAIRS_MAX, Backend
+from .backend import Backend
 from .channel import Channel, Incoming, close_fds
-from .dial import BACKLOG, bind, unbind
+from .offer import PAIRS_MAX
 from .ringport import RingPort, Soften, offload_of
+from .unix import BACKLOG, UnixListener
 
 log = logging.getLogger(__name__)
 
@@ -95,10 +96,11 @@ class VhostUserListener:
     """A unix socket at which front-ends arrive; see `vpnstack.link.port.Listener`."""
 
     def __init__(self, path: str, *, mtu: int) -> None:
+        self._listener = UnixListener(path, BACKLOG)
+        self._sock = self._listener.sock
         self.path = path
         self._mtu = mtu
         self._count = 0
-        self._sock, self._inode = bind(path)
 
     def fileno(self) -> int:
         """Return the listening socket's descriptor."""
@@ -126,10 +128,7 @@ class VhostUserListener:
 
     def close(self) -> None:
         """Stop listening and remove the socket file, unless somebody else's stands there now."""
-        if self._sock.fileno() < 0:
-            return
-        self._sock.close()
-        unbind(self.path, self._inode)
+        self._listener.close()
 
 
 def listen(address: str, *, mtu: int) -> VhostUserListener:

@@ -120,7 +120,7 @@ def TestOneInput(data: bytes) -> None:
     device._err = os.eventfd(0, os.EFD_NONBLOCK)
     loop.add_reader(device._err, device._on_error)
     pairs.open(loop)
-    bench = Bench(device, 1 << 18, loop)
+    bench = Bench(device, 1 << 18, loop=loop)
     for _ in range(STEPS):
         step = rng.random()
         if step < 0.2 and bench.write(Register.STATUS, 0) is None:

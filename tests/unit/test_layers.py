@@ -38,6 +38,7 @@ LAYERS = {
         "pc",
         "core",
         "vhost",
+        "vsock",
         "devices",
         "aio",
         "engine",
@@ -50,8 +51,8 @@ TOP = ("", "cli")
 SANS_IO = (
     *("vpnstack.wire", "vpnstack.proto", "vpnstack.stack"),
     *("dataflow.tree", "dataflow.p9"),
-    *("hypervisor.queue", "hypervisor.pc", "hypervisor.vhost.messages"),
-    *("hypervisor.vhost.backend", "hypervisor.vhost.frontend"),
+    *("hypervisor.queue", "hypervisor.pc", "hypervisor.vhost.messages", "hypervisor.vhost.backend"),
+    *("hypervisor.vhost.frontend", "hypervisor.vhost.offer", "hypervisor.vsock"),
 )
 IO_MODULES = {
     "asyncio",

@@ -79,7 +79,7 @@ def test_asking() -> None:
     assert front.protocol == Protocol.MQ | Protocol.REPLY_ACK | Protocol.MTU | Protocol.CONFIG
     assert answer(front, Request.GET_QUEUE_NUM, u64(4)) == []
     space = bytes(range(60))
-    said = answer(front, Request.GET_CONFIG, wire.emit_config(0, space))
+    said = answer(front, Request.GET_CONFIG, wire.emit_config(wire.ConfigSpace(0, 0, space)))
     assert said == [Known(FEATURES, 4, space)]
     assert front.state is State.READY
     assert front.deadline() is None
@@ -212,7 +212,12 @@ def test_bases_of_other_rings(index: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [b"", wire.emit_config(1, bytes(60)), wire.emit_config(0, bytes(59))]
+    "payload",
+    [
+        b"",
+        wire.emit_config(wire.ConfigSpace(1, 0, bytes(60))),
+        wire.emit_config(wire.ConfigSpace(0, 0, bytes(59))),
+    ],
 )
 def test_a_configuration_that_is_none(payload: bytes) -> None:
     front = ready(Protocol.CONFIG, config_len=60)
