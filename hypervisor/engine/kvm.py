@@ -91,7 +91,7 @@ class KvmEngine:
             raise
 
     async def _prepare(self, config: Config, console: Console) -> tuple[Device, ...]:
-        """Make the devices; some have to find somebody first."""
+        """Make the devices; some have to find somebody first, unless the machine is killed."""
         if config.engine_args:
             raise EngineError(f"{config.engine_args[0]} is for QEMU: choose the engine qemu")
         check(config)
@@ -100,10 +100,20 @@ class KvmEngine:
         warn = partial(self._notify, EventKind.WARNING)
         blocks = await open_blocks(config.disks, config.cpus, warn)
         self._devices = _devices(config, self._links, blocks)
+        preparing = self._loop.create_task(self._prepare_devices())
+        try:
+            await asyncio.wait((preparing, self.ended), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            preparing.cancel()
+            await asyncio.wait((preparing,))
+        if not self.ended.done():
+            preparing.result()
+        return tuple(self._devices)
+
+    async def _prepare_devices(self) -> None:
         for device in self._devices:
             device.warn = warn
             await device.prepare()
-        return tuple(self._devices)
 
     async def _start(self, config: Config, console: Console, devices: Sequence[Device]) -> None:
         if self.ended.done():

@@ -5,6 +5,7 @@ The guest is a few instructions that set up virtio-net and send one frame, often
 from __future__ import annotations
 
 import asyncio
+import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from guest_images import vmlinux
 from vhost_peer import MAC, Peer
 
-from hypervisor import EventKind, ExitReason, Machine, VhostUser
+from hypervisor import EngineError, EventKind, ExitReason, Machine, VhostUser
 from hypervisor.core.kvm import why_not
 from hypervisor.devices.registers import Register, Status
 from hypervisor.engine.kvm import KvmEngine
@@ -157,3 +158,24 @@ async def test_a_machine_that_ends_lets_its_back_end_go(tmp_path: Path) -> None:
             peer.news.clear()
             await peer.news.wait()
     peer.close()
+
+
+async def test_killed_while_it_waits_for_its_back_end(tmp_path: Path) -> None:
+    vm = make(tmp_path, OFF)
+    starting = asyncio.create_task(vm.start())
+    await asyncio.sleep(0)
+    vm.engine.kill()
+    async with asyncio.timeout(DEADLINE):
+        with pytest.raises(EngineError, match="killed"):
+            await starting
+    assert (await vm.wait()).reason is ExitReason.FAILED
+
+
+async def test_cancelled_while_it_waits_for_its_back_end(tmp_path: Path) -> None:
+    vm = make(tmp_path, OFF)
+    starting = asyncio.create_task(vm.start())
+    await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert os.listdir(tmp_path) == ["kernel"]
