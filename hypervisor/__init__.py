@@ -1,6 +1,8 @@
 """Lightweight machines as a library: virtio devices and engines driven from asyncio."""
 
+from .aio.vsock import Vsock
 from .engine.base import EngineError, Event, EventKind, Exit, ExitReason, State
+from .engine.statistics import Statistics
 from .errors import HypervisorError, PeerError, UsageError
 from .machine import Machine
 
@@ -14,5 +16,7 @@ __all__ = [
     "Machine",
     "PeerError",
     "State",
+    "Statistics",
     "UsageError",
+    "Vsock",
 ]

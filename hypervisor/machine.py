@@ -22,6 +22,7 @@ from typing import BinaryIO, Self
 from vpnstack.link.port import Jack
 
 from .aio.console import Console
+from .aio.vsock import Vsock
 from .devices.base import Device
 from .engine.base import (
     TRANSITIONS,
@@ -37,6 +38,7 @@ from .engine.base import (
 from .engine.choice import choose
 from .engine.kvm import KvmEngine
 from .engine.qemu import QemuEngine
+from .engine.statistics import Statistics
 from .errors import UsageError
 
 ENGINES: dict[str, Callable[[], Engine]] = {
@@ -77,6 +79,7 @@ class Machine:
         cpus: int = 1,
         nics: Sequence[Jack] = (),
         devices: Sequence[Device] = (),
+        vsock: Vsock | None = None,
         name: str = "vm",
         engine: str = "auto",
         engine_args: Sequence[str] = (),
@@ -88,7 +91,8 @@ class Machine:
         `cmdline` follows the defaults that every guest needs, so it has the last word.
         `engine` "auto" is "kvm" where KVM runs unmodified kernels, else "qemu"; `engine_args`,
         which go to QEMU as they are, make it "qemu" too.  `console_log` gets everything the guest
-        prints.  `devices` are virtio devices of your own (see `devices.base`), on "kvm" alone.
+        prints.  `devices` are virtio devices of your own (see `devices.base`); "qemu" has
+        a place for entropy alone.  `vsock` is for this machine alone.
         `console` "virtio" makes the guest's console a virtio one (hvc0), which is faster and
         follows `console.resize` on "kvm"; what the kernel says goes to the serial port as well.
         """
@@ -107,6 +111,7 @@ class Machine:
             cpus=cpus,
             nics=tuple(nics),
             devices=tuple(devices),
+            vsock=vsock,
             engine_args=tuple(engine_args),
         )
         self.name = name
@@ -119,8 +124,10 @@ class Machine:
         self._console_kind = console
         self._engine: Engine | None = None
         self._exit: Exit | None = None
+        self._vsock: Vsock | None = None  # once it is open
         self._keeper: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
+        self._killed = False  # by us
         self._listeners: set[asyncio.Queue[Event | None]] = set()
 
     @property
@@ -136,6 +143,13 @@ class Machine:
         if self._serial is None:
             raise UsageError(f"machine {self.name} was not started")
         return self._serial
+
+    @property
+    def vsock(self) -> Vsock:
+        """The vsock device that the machine was given."""
+        if self.config.vsock is None:
+            raise UsageError(f"machine {self.name} has no vsock: give it Vsock()")
+        return self.config.vsock
 
     @property
     def engine(self) -> Engine:
@@ -160,9 +174,13 @@ class Machine:
             engine_name = "qemu"
         self._engine = ENGINES[engine_name]()
         try:
+            if self.config.vsock is not None:
+                self.config.vsock.open()
+                self._vsock = self.config.vsock
             await self._engine.start(config, self._serial, self._notify)
         except BaseException as error:
-            self._finish(Exit(ExitReason.FAILED, str(error)))
+            reason = ExitReason.KILLED if self._killed else ExitReason.FAILED
+            self._finish(Exit(reason, str(error)))
             raise
         self._move(State.RUNNING)
         self._notify(EventKind.STARTED, self._engine.name)
@@ -204,6 +222,7 @@ class Machine:
     async def kill(self) -> Exit:
         """End the machine at once; return how it ended, which may have been earlier."""
         if self.state is not State.ENDED:
+            self._killed = True
             self.engine.kill()
         return await self.wait()
 
@@ -213,6 +232,8 @@ class Machine:
             self._must_be(State.RUNNING)
             await self.engine.pause()
             self._move(State.PAUSED)
+            if self._vsock is not None:
+                self._vsock.pause()
 
     async def resume(self) -> None:
         """Let a paused machine go on; a running one does."""
@@ -220,6 +241,15 @@ class Machine:
             self._must_be(State.PAUSED)
             await self.engine.resume()
             self._move(State.RUNNING)
+            if self._vsock is not None:
+                self._vsock.resume()
+
+    def statistics(self) -> Statistics:
+        """Return when the boot reached what, exits by reason, and each queue's counters.
+
+        A snapshot, also of a machine that has ended; `engine.statistics` names the fields.
+        """
+        return self.engine.statistics()
 
     def status(self) -> State:
         """Return where the machine is in its life."""
@@ -247,6 +277,8 @@ class Machine:
         for console in (self._console, self._serial):
             if console is not None:
                 console.close()
+        if self._vsock is not None:
+            self._vsock.close()
         self._move(State.ENDED)
         self._notify(EventKind.ENDED, exit_.reason.value)
         for queue in self._listeners:

@@ -16,7 +16,7 @@ HEADERS = ["core.h", "vring.h"]
 INTERNAL = ["vring_internal.h"]
 # The machine monitor is for one processor, the rest runs anywhere; the variable shows how it does.
 if platform.machine() == "x86_64" and "TRIKIT_NO_MONITOR" not in os.environ:
-    SOURCES += ["kvm.c", "vcpu.c", "run.c", "state.c", "uart.c"]
+    SOURCES += ["kvm.c", "vcpu.c", "run.c", "state.c", "uart.c", "wire.c"]
     HEADERS += ["kvm.h"]
     INTERNAL += ["kvm_internal.h"]
 

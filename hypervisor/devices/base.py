@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..core.memory import GuestMemory
+from ..core.ring import Ring
 from .queue import Queue
 
 
@@ -62,12 +63,22 @@ class Device:
     def notified(self, index: int) -> None:
         """Look into queue `index`: the driver kicked it."""
 
+    def ring(self, index: int) -> tuple[Ring, int] | None:
+        """Return the ring that this device walks in place of the line's queue `index`, and the
+        kicks that it took there itself; for the machine's statistics."""
+        return None
+
     def stopped(self, index: int) -> None:
         """Let go of queue `index`, which is detached: the driver took it back (QueueReady 0)."""
 
     def reset(self) -> asyncio.Future[None] | None:
         """Forget the line.  Return a future if memory of the guest is still in use (by a thread,
         say): the driver sees the reset end (2.4) when it is done."""
+
+    def suspend(self) -> asyncio.Future[None] | None:
+        """Forget the line, but its driver may go on with another where it was: a machine in another
+        process was paused, see `devices.vhost_serve`.  By default as `reset`."""
+        return self.reset()
 
     async def close(self) -> None:
         """Release what the device holds, after `reset`; may be called again."""

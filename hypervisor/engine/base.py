@@ -16,8 +16,10 @@ from typing import Protocol
 from vpnstack.link.port import Jack
 
 from ..aio.console import Console
+from ..aio.vsock import Vsock
 from ..devices.base import Device
 from ..errors import HypervisorError
+from .statistics import Statistics
 
 
 class EngineError(HypervisorError):
@@ -108,6 +110,7 @@ class Config:
     engine_args: tuple[str, ...] = field(default=())  # further arguments of the engine's own
     devices: tuple[Device, ...] = ()  # virtio devices of the user's own, for this machine alone
     terminal: Console | None = None  # of a virtio console beside the serial port
+    vsock: Vsock | None = None  # opened and closed by the machine
 
 
 Notify = Callable[[EventKind, str], None]
@@ -121,6 +124,9 @@ class Engine(Protocol):
 
     async def start(self, config: Config, console: Console, notify: Notify) -> None:
         """Run the machine; raise `EngineError`, leaving nothing behind, when that fails."""
+
+    def statistics(self) -> Statistics:
+        """Return what the machine has cost so far; at any time, also after its end."""
 
     async def press_power_button(self) -> None:
         """Ask the guest to power off (ACPI)."""

@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,14 +22,16 @@ from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
 
 from ..aio.console import Console
 from ..aio.process import Child
+from ..devices.vhost_serve import serve
 from ..errors import UsageError
 from ..vhost.port import listen
 from . import host, panic, tsc
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .check import check, check_files, line
 from .nics import Listen, Nics
-from .qemu_args import Wires, command_line
+from .qemu_args import FRONT_ENDS, Wires, command_line
 from .resetlog import ResetLog
+from .statistics import Boot, Statistics
 
 START_TIMEOUT = 30.0
 COMMAND_TIMEOUT = 10.0
@@ -70,11 +73,14 @@ class QemuEngine:
         self._console: Console | None = None
         self._log: ResetLog | None = None  # under emulation
         self._killing = False
+        self._boot = Boot()
 
     async def start(self, config: Config, console: Console, notify: Notify) -> None:
         """Run the machine; raise `EngineError` when QEMU does not start."""
-        if config.devices:
-            raise EngineError("devices of your own run on the engine kvm alone, found qemu")
+        strange = [d.device_id for d in config.devices if d.device_id not in FRONT_ENDS]
+        if strange:
+            raise EngineError(f"QEMU has no place for virtio device {strange[0]}: take engine kvm")
+        self._boot = Boot(started=time.time())
         program = shutil.which(self._qemu)
         if program is None:
             raise EngineError(f"{self._qemu} is not here: run apt-get install qemu-system-x86")
@@ -98,6 +104,7 @@ class QemuEngine:
             lambda name: notify(EventKind.NIC_CONNECTED, name),
         )
         self._undo.callback(nics.close)
+        devices = self._serve(config, Path(place))
         self._ours, qmp = socket.socketpair()
         self._console = console
         with contextlib.ExitStack() as theirs:
@@ -113,7 +120,7 @@ class QemuEngine:
                 theirs.callback(self._log.started)
                 inherited.append(self._log.fd)
                 log = self._log.args
-            wires = Wires(inherited[0], inherited[1], nics.sockets, log, terminal)
+            wires = Wires(inherited[0], inherited[1], nics.sockets, log, terminal, devices)
             khz = 0 if self.kvm else tsc.frequency_khz()
             command = command_line(config, wires, qemu=program, kvm=self.kvm, tsc_khz=khz)
             _logger.debug("starting %s", command)
@@ -126,6 +133,16 @@ class QemuEngine:
         self._undo.callback(console.close)
         console.attach(ours)
         return far.fileno()
+
+    def _serve(self, config: Config, place: Path) -> list[tuple[int, str]]:
+        """Serve devices of ours over vhost-user; returns their numbers and sockets."""
+        devices = [*config.devices, *([] if config.vsock is None else [config.vsock.device])]
+        wires = []
+        for number, device in enumerate(devices):
+            path = str(place / f"device{number}")
+            self._undo.callback(serve(device, path).close)
+            wires.append((device.device_id, path))
+        return wires
 
     async def _connect(self, notify: Notify) -> None:
         assert self._child is not None
@@ -189,6 +206,10 @@ class QemuEngine:
         how = f"with status {code}" if code >= 0 else f"by {signal.Signals(-code).name}"
         words = self._child.last_words if self._child is not None else ""
         return f"QEMU exited {how}: {words or 'it said nothing'}"
+
+    def statistics(self) -> Statistics:
+        """Return when it was started; QEMU keeps its exits and queues to itself."""
+        return Statistics(self._boot)
 
     async def press_power_button(self) -> None:
         """Press the ACPI power button."""

@@ -22,6 +22,9 @@ CMDLINE_TCG = "mitigations=off tsc=reliable no_timer_check"
 # a busy host, and hangs: one boot in three here, none with the frequency given.
 CMDLINE_TSC = "tsc_early_khz={khz}"
 
+# QEMU's front-ends for devices that are ours, by virtio's numbers (virtio 1.2, chapter 5).
+FRONT_ENDS = {4: "vhost-user-rng", 19: "vhost-user-vsock-device"}
+
 
 @dataclass(frozen=True, slots=True)
 class Wires:
@@ -35,6 +38,7 @@ class Wires:
     nics: Sequence[tuple[str, bytes]] = ()
     log: Sequence[str] = ()
     terminal: int = -1  # of a virtio console
+    devices: Sequence[tuple[int, str]] = ()  # of ours over vhost-user: virtio's number and a path
 
 
 def command_line(
@@ -56,6 +60,9 @@ def command_line(
         args += ["-device", "virtio-serial-device", "-device", "virtconsole,chardev=hvc0"]
     for number, (path, mac) in enumerate(wires.nics):
         args += nic(number, path, mac)
+    for number, (device_id, path) in enumerate(wires.devices):
+        args += ["-chardev", f"socket,id=dev{number},path={quoted(path)}"]
+        args += ["-device", f"{FRONT_ENDS[device_id]},chardev=dev{number}"]
     args += ["-kernel", str(config.kernel), "-append", cmdline(config.cmdline, kvm, tsc_khz)]
     if config.initrd is not None:
         args += ["-initrd", str(config.initrd)]

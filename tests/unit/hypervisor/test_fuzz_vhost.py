@@ -17,6 +17,8 @@ import pytest
         ("fuzz_mmio", 300),
         ("fuzz_devices", 500),
         ("fuzz_uart", 50),
+        ("fuzz_vsock", 60),
+        ("fuzz_vhost_device", 200),
     ],
 )
 def test_fixed_run(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
