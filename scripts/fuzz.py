@@ -41,7 +41,7 @@ def guided(path: Path, seconds: int) -> None:
     """Fuzz one target under atheris, which ends this process."""
     import atheris  # noqa: PLC0415  (optional, and it must come before what it instruments)
 
-    with atheris.instrument_imports(include=["vpnstack", "hypervisor", "dataflow"]):
+    with atheris.instrument_imports(include=["vpnstack", "hypervisor", "dataflow", "uart_model"]):
         target = load(path)
     corpus = CORPUS / path.stem
     corpus.mkdir(parents=True, exist_ok=True)

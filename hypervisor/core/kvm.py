@@ -13,7 +13,6 @@ from __future__ import annotations
 import enum
 import errno
 import mmap
-import os
 import platform
 import threading
 from collections.abc import Callable
@@ -23,6 +22,7 @@ from typing import Any
 from ..errors import UsageError
 from ._core import ffi, lib
 from .exits import Exit, ExitKind
+from .kvmerror import ADVICE, KvmError, check
 
 __all__ = [
     "KVM",
@@ -45,37 +45,6 @@ PAGE = 4096
 _CPUID_MAX = 256 * 40
 BUILT = hasattr(lib, "hv_vm_new")  # see build.py
 UNBUILT = f"our monitor is for x86-64, and this was built without it ({platform.machine()})"
-
-
-# What to do when no machine can be made.
-ADVICE = {
-    errno.ENOENT: "run modprobe kvm_intel or modprobe kvm_amd",
-    errno.ENXIO: "run modprobe kvm_intel or modprobe kvm_amd",
-    errno.EACCES: "join the group kvm: usermod -aG kvm $USER",
-    errno.EPERM: "join the group kvm: usermod -aG kvm $USER",
-    errno.ENOTTY: "this is not KVM's device",
-    errno.EISDIR: "this is not KVM's device",
-    errno.EPROTO: "use a newer kernel",
-    errno.EOPNOTSUPP: "use a newer kernel",
-    errno.EBUSY: "another hypervisor holds the processor: stop it",
-    errno.EMFILE: "raise the limit (ulimit -n), or run fewer machines",
-}
-
-
-class KvmError(UsageError):
-    """The kernel refused `operation`; `errno` says why, `advice` what to do."""
-
-    def __init__(self, operation: str, number: int, advice: str = "") -> None:
-        what = f"{operation}: {os.strerror(number)}"
-        super().__init__(f"{what}: {advice}" if advice else what)
-        self.operation = operation
-        self.errno = number
-
-
-def _check(operation: str, result: int) -> int:
-    if result < 0:
-        raise KvmError(operation, -result)
-    return result
 
 
 class VcpuState(enum.IntEnum):
@@ -129,33 +98,33 @@ class Vcpu:
     def state(self) -> VcpuState:
         """What its thread does now."""
         state = lib.hv_vcpu_state(self._vm.handle, self.index)
-        return VcpuState(_check(f"state of vCPU {self.index}", state))
+        return VcpuState(check(f"state of vCPU {self.index}", state))
 
     def get(self, what: State) -> bytes:
         """Return one part of the state, as the kernel's structure."""
-        size = _check("size of vCPU state", lib.hv_state_size(what))
+        size = check("size of vCPU state", lib.hv_state_size(what))
         out = ffi.new("uint8_t[]", size)
         got = lib.hv_vcpu_get(self._vm.handle, self.index, what, out, size)
-        _check(f"read {what.name} of vCPU {self.index}", got)
+        check(f"read {what.name} of vCPU {self.index}", got)
         return bytes(ffi.buffer(out, size))
 
     def set(self, what: State, data: bytes) -> None:
         """Write one part of the state; KvmError(EINVAL) when `data` is not of its size."""
         done = lib.hv_vcpu_set(self._vm.handle, self.index, what, data, len(data))
-        _check(f"write {what.name} of vCPU {self.index}", done)
+        check(f"write {what.name} of vCPU {self.index}", done)
 
     def get_msrs(self, indices: list[int]) -> dict[int, int]:
         """Return the model-specific registers among `indices` that can be read."""
         entries = ffi.new("struct hv_msr[]", [(index, 0, 0) for index in indices])
         got = lib.hv_vcpu_get_msrs(self._vm.handle, self.index, entries, len(indices))
-        _check(f"read MSRs of vCPU {self.index}", got)
+        check(f"read MSRs of vCPU {self.index}", got)
         return {entries[i].index: entries[i].data for i in range(got)}
 
     def set_msrs(self, values: dict[int, int]) -> None:
         """Write model-specific registers; KvmError naming the first one that was refused."""
         entries = ffi.new("struct hv_msr[]", [(index, 0, data) for index, data in values.items()])
         done = lib.hv_vcpu_set_msrs(self._vm.handle, self.index, entries, len(values))
-        _check(f"write MSRs of vCPU {self.index}", done)
+        check(f"write MSRs of vCPU {self.index}", done)
         if done < len(values):
             refused = list(values)[done]
             raise KvmError(f"write MSR {refused:#x} of vCPU {self.index}", errno.EINVAL)
@@ -163,7 +132,7 @@ class Vcpu:
     def statistics(self) -> VcpuStatistics:
         """Return the counters; cheap, at any time."""
         counters = ffi.new("struct hv_counters *")
-        _check("counters", lib.hv_vcpu_counters(self._vm.handle, self.index, counters))
+        check("counters", lib.hv_vcpu_counters(self._vm.handle, self.index, counters))
         exits = {number: count for number, count in enumerate(counters.exits) if count}
         return VcpuStatistics(exits, counters.python, counters.serial, counters.kicks)
 
@@ -181,17 +150,17 @@ class Uart:
     def read(self) -> bytes:
         """Return what the guest wrote since, at most 64 KiB; clears `fd`."""
         out = ffi.new("uint8_t[]", lib.HV_UART_RING)
-        got = _check("read serial port", lib.hv_uart_read(self._vm.handle, out, len(out)))
+        got = check("read serial port", lib.hv_uart_read(self._vm.handle, out, len(out)))
         return bytes(ffi.buffer(out, got))
 
     def write(self, data: bytes) -> int:
         """Give the guest input; returns how many bytes found room (a 64 KiB ring)."""
-        return _check("write serial port", lib.hv_uart_write(self._vm.handle, data, len(data)))
+        return check("write serial port", lib.hv_uart_write(self._vm.handle, data, len(data)))
 
     @property
     def dropped(self) -> int:
         """Bytes lost because the guest wrote while the port said that it was full."""
-        return _check("serial port", lib.hv_uart_dropped(self._vm.handle))
+        return check("serial port", lib.hv_uart_dropped(self._vm.handle))
 
 
 class Vm:
@@ -244,12 +213,12 @@ class Vm:
         """
         slot = self.next_slot()
         done = lib.hv_vm_map(self.handle, slot, gpa, host, size, readonly)
-        _check(f"map {size} bytes at {gpa:#x}", done)
+        check(f"map {size} bytes at {gpa:#x}", done)
         return slot
 
     def unmap(self, slot: int) -> None:
         """Take a slot away from the guest."""
-        _check(f"unmap slot {slot}", lib.hv_vm_map(self.handle, slot, 0, 0, 0, False))
+        check(f"unmap slot {slot}", lib.hv_vm_map(self.handle, slot, 0, 0, 0, False))
 
     def page(self, gpa: int, size: int = PAGE) -> memoryview:
         """Make memory (`keep`) that a guest reads at `gpa` without an exit; writes are MMIO exits.
@@ -294,37 +263,37 @@ class Vm:
     ) -> None:
         match = value is not None
         done = lib.hv_vm_ioeventfd(self.handle, fd, address, size, match, value or 0, port, remove)
-        _check(f"ioeventfd at {address:#x}", done)
+        check(f"ioeventfd at {address:#x}", done)
 
     def irqfd(self, fd: int, gsi: int) -> None:
         """Raise an edge on interrupt `gsi` whenever eventfd `fd` is written."""
-        _check(f"irqfd for GSI {gsi}", lib.hv_vm_irqfd(self.handle, fd, gsi, False))
+        check(f"irqfd for GSI {gsi}", lib.hv_vm_irqfd(self.handle, fd, gsi, False))
 
     def remove_irqfd(self, fd: int, gsi: int) -> None:
         """Undo `irqfd`."""
-        _check(f"irqfd for GSI {gsi}", lib.hv_vm_irqfd(self.handle, fd, gsi, True))
+        check(f"irqfd for GSI {gsi}", lib.hv_vm_irqfd(self.handle, fd, gsi, True))
 
     def irq_line(self, gsi: int, level: bool) -> None:
         """Set the level of interrupt line `gsi`."""
-        _check(f"interrupt line {gsi}", lib.hv_vm_irq_line(self.handle, gsi, level))
+        check(f"interrupt line {gsi}", lib.hv_vm_irq_line(self.handle, gsi, level))
 
     def signal_msi(self, address: int, data: int) -> None:
         """Deliver a message-signalled interrupt."""
-        _check("MSI", lib.hv_vm_signal_msi(self.handle, address, data))
+        check("MSI", lib.hv_vm_signal_msi(self.handle, address, data))
 
     # Processors
 
     def supported_cpuid(self) -> bytes:
         """Return what KVM can offer here: packed `struct kvm_cpuid_entry2`, 40 bytes each."""
         out = ffi.new("uint8_t[]", _CPUID_MAX)
-        size = _check("supported CPUID", lib.hv_vm_cpuid(self.handle, out, len(out)))
+        size = check("supported CPUID", lib.hv_vm_cpuid(self.handle, out, len(out)))
         return bytes(ffi.buffer(out, size))
 
     def vcpu(self, cpuid: bytes = b"") -> Vcpu:
         """Add a processor; its index (and APIC id) is the count so far.  `cpuid` as above."""
         index = len(self.vcpus)
         done = lib.hv_vcpu_new(self.handle, index, cpuid, len(cpuid))
-        _check(f"vCPU {index}", done)
+        check(f"vCPU {index}", done)
         self.vcpus.append(Vcpu(self, index))
         return self.vcpus[-1]
 
@@ -334,7 +303,7 @@ class Vm:
         The guest's watchdogs are told of the pause (KVM_KVMCLOCK_CTRL).
         """
         with self._waiting:
-            _check("resume", lib.hv_vm_resume(self.handle))
+            check("resume", lib.hv_vm_resume(self.handle))
 
     def pause(self) -> None:
         """Stop all processors; on return none is in guest code, and their state is whole.
@@ -343,18 +312,18 @@ class Vm:
         in any thread.  KvmError(ETIMEDOUT) after 10 seconds in which the kernel did not stop one.
         """
         with self._waiting:
-            _check("pause", lib.hv_vm_pause(self.handle))
+            check("pause", lib.hv_vm_pause(self.handle))
 
     def stop(self) -> None:
         """Tell all processors to end for good; returns at once, `close` waits for them."""
-        _check("stop", lib.hv_vm_stop(self.handle))
+        check("stop", lib.hv_vm_stop(self.handle))
 
     # Exits
 
     def exits(self) -> list[Exit]:
         """Return the exits that came since, in no order between vCPUs; clears `exit_fd`."""
         out = ffi.new("struct hv_exit[]", VCPUS_MAX)
-        count = _check("exits", lib.hv_vm_exits(self.handle, out, VCPUS_MAX))
+        count = check("exits", lib.hv_vm_exits(self.handle, out, VCPUS_MAX))
         return [
             Exit(e.vcpu, ExitKind(e.kind), e.addr, e.size, bool(e.write), e.data)
             for e in out[0:count]
@@ -363,7 +332,7 @@ class Vm:
     def answer(self, exit: Exit, value: int = 0) -> None:
         """Let the vCPU of an IO or MMIO exit go on; a read gets `value`, cut to its size."""
         done = lib.hv_vm_answer(self.handle, exit.vcpu, value & 0xFFFFFFFFFFFFFFFF)
-        _check(f"answer to vCPU {exit.vcpu}", done)
+        check(f"answer to vCPU {exit.vcpu}", done)
 
     # Time and the serial port
 
@@ -371,16 +340,16 @@ class Vm:
     def clock(self) -> int:
         """The guest's kvmclock in nanoseconds; it runs on while the machine is paused."""
         out = ffi.new("uint64_t *")
-        _check("read clock", lib.hv_vm_clock(self.handle, out, False))
+        check("read clock", lib.hv_vm_clock(self.handle, out, False))
         return int(out[0])
 
     @clock.setter
     def clock(self, value: int) -> None:
-        _check("set clock", lib.hv_vm_clock(self.handle, ffi.new("uint64_t *", value), True))
+        check("set clock", lib.hv_vm_clock(self.handle, ffi.new("uint64_t *", value), True))
 
     def uart(self, port: int = 0x3F8, gsi: int = 4) -> Uart:
         """Put a 16550 at `port`..`port + 7` with interrupt `gsi`; one a machine."""
-        fd = _check(f"serial port at {port:#x}", lib.hv_uart_new(self.handle, port, gsi))
+        fd = check(f"serial port at {port:#x}", lib.hv_uart_new(self.handle, port, gsi))
         return Uart(self, fd)
 
     def close(self) -> None:
@@ -401,7 +370,7 @@ class Vm:
         def free() -> None:
             if handle is not None:
                 with self._waiting:
-                    _check("close the virtual machine", lib.hv_vm_free(handle))
+                    check("close the virtual machine", lib.hv_vm_free(handle))
                 self._kept.clear()
 
         if handle is not None:

@@ -12,7 +12,7 @@ import os
 import struct
 from pathlib import Path
 
-from ..core.kvm import ADVICE
+from ..core.kvmerror import ADVICE
 from ..pc import boot
 from ..pc.elf import Bytes
 from .base import Config, EngineError

@@ -8,7 +8,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..core.kvm import ADVICE, BUILT, UNBUILT
+from ..core.kvm import BUILT, UNBUILT
+from ..core.kvmerror import ADVICE
 
 _KVM_GET_API_VERSION = 0xAE00
 _KVM_CREATE_VM = 0xAE01

@@ -7,18 +7,16 @@ chooses the device, the rest are acts.  fuzz_mmio.py is the same for registers.
 
 from __future__ import annotations
 
-import logging
 import os
-import random
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "hypervisor"))
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "hypervisor" / "devices"))
 
+import inputs
 from inputs import Stream
 from mmio_driver import ALL, LIVE, Bench
 from vhost_driver import GPA, Guest
@@ -229,22 +227,8 @@ def TestOneInput(data: bytes) -> None:
 
 def fuzz(seed: int, count: int) -> None:
     """Run `count` devices from `seed`."""
-    rng = random.Random(seed)
-    log = logging.getLogger("hypervisor")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        for _ in range(count):
-            TestOneInput(rng.randbytes(rng.choice((64, 512, 2048))))
-    finally:
-        log.setLevel(level)
+    inputs.seeded(TestOneInput, seed, count, (64, 512, 2048))
 
 
-if __name__ == "__main__" and sys.argv[1:2] and sys.argv[1].isdecimal():
-    fuzz(seed=random.randrange(1 << 30), count=int(sys.argv[1]))  # without atheris: asan.sh
-elif __name__ == "__main__":
-    import atheris
-
-    logging.disable()
-    atheris.Setup(sys.argv, TestOneInput)
-    atheris.Fuzz()
+if __name__ == "__main__":
+    inputs.main(TestOneInput, fuzz)

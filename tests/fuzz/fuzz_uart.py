@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import random
 import select
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import inputs
 from cffi import FFI
-
-sys.path.append(str(Path(__file__).parent))
-
 from inputs import Stream
 from uart_model import DATA, DLAB, RING, Model
 
@@ -150,15 +146,8 @@ def TestOneInput(data: bytes) -> None:
 
 def fuzz(seed: int, count: int) -> None:
     """Run `count` ports from `seed`."""
-    rng = random.Random(seed)
-    for _ in range(count):
-        TestOneInput(rng.randbytes(rng.choice((32, 128, 1024))))
+    inputs.seeded(TestOneInput, seed, count, (32, 128, 1024))
 
 
-if __name__ == "__main__" and sys.argv[1:2] and sys.argv[1].isdecimal():
-    fuzz(seed=random.randrange(1 << 30), count=int(sys.argv[1]))  # without atheris: asan.sh
-elif __name__ == "__main__":
-    import atheris
-
-    atheris.Setup(sys.argv, TestOneInput)
-    atheris.Fuzz()
+if __name__ == "__main__":
+    inputs.main(TestOneInput, fuzz)

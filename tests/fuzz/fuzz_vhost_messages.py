@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import socket
@@ -15,6 +14,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "hypervisor"))
 
+import inputs
 from vhost_driver import FrontEnd, Guest
 
 from hypervisor.vhost import messages as wire
@@ -80,20 +80,8 @@ def TestOneInput(data: bytes) -> None:
 
 def fuzz(seed: int, count: int) -> None:
     """Run `count` connections from `seed`."""
-    rng = random.Random(seed)
-    log = logging.getLogger("hypervisor.vhost")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        for _ in range(count):
-            TestOneInput(rng.randbytes(16))
-    finally:
-        log.setLevel(level)
+    inputs.seeded(TestOneInput, seed, count)
 
 
 if __name__ == "__main__":
-    import atheris
-
-    logging.disable()
-    atheris.Setup(sys.argv, TestOneInput)
-    atheris.Fuzz()
+    inputs.main(TestOneInput, fuzz)

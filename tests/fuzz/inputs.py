@@ -1,15 +1,18 @@
-"""A fuzzer's input as a stream of decisions: bytes first, zeros behind them."""
+"""What targets share: an input as a stream of decisions, fixed runs, the command line."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+import random
+import sys
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
 class Stream:
-    """Takes numbers from `data`, so that one changed byte changes one decision."""
+    """Takes numbers from `data`, zeros behind its end: one changed byte changes one decision."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -33,3 +36,30 @@ class Stream:
     def choice(self, options: Sequence[T]) -> T:
         """Return one of up to 256 options."""
         return options[self.number() % len(options)]
+
+
+def seeded(
+    target: Callable[[bytes], None], seed: int, count: int, sizes: Sequence[int] = (16,)
+) -> None:
+    """Run `target` on `count` random inputs from `seed`; what the kit logs of them is noise."""
+    rng = random.Random(seed)
+    log = logging.getLogger("hypervisor")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        for _ in range(count):
+            target(rng.randbytes(rng.choice(sizes)))
+    finally:
+        log.setLevel(level)
+
+
+def main(target: Callable[[bytes], None], fuzz: Callable[[int, int], None]) -> None:
+    """Fuzz under atheris, or, with a number on the command line, run `fuzz` so many times."""
+    if sys.argv[1:2] and sys.argv[1].isdecimal():
+        fuzz(random.randrange(1 << 30), int(sys.argv[1]))  # without atheris: asan.sh
+        return
+    import atheris
+
+    logging.disable()
+    atheris.Setup(sys.argv, target)
+    atheris.Fuzz()

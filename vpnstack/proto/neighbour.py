@@ -226,10 +226,6 @@ class Cache:
         """Return when `transmit` has something to do next, None for never."""
         return min(self._timers.values(), default=None)
 
-    def busy(self, now: float) -> bool:
-        """Tell whether there is an event to be taken or a solicitation to be sent."""
-        return bool(self._events) or any(at <= now for at in self._timers.values())
-
     def next_event(self) -> Event | None:
         """Return the oldest event not yet taken, None when there is none."""
         return self._events.popleft() if self._events else None

@@ -10,10 +10,14 @@ import struct
 from collections.abc import Iterable
 
 from hypervisor import Machine
+from hypervisor.devices.registers import Register, Status
+from hypervisor.queue import layout as ring
 
 DEADLINE = 60.0  # seconds; only a test that fails comes near it
 OFF = bytes.fromhex("ba00060000 b034 ee f4")  # sleep control: S5
 FOR_EVER = b"\xeb\xfe"
+PAGES = 0xD0000000  # of devices: an rng, a balloon, then what the machine has besides
+RING = 0x1100000  # memory that nothing else uses
 # Counts the bytes that it gets, and answers each with the count.
 WITNESS = bytes.fromhex("bafd030000 ec a801 74fb baf8030000 ec fec3 88d8 ee ebe9")
 # mov [rbx], al, ax, eax, rax
@@ -58,6 +62,36 @@ def ports(first: int, last: int) -> bytes:
 def endless(code: bytes) -> bytes:
     """Do `code` again and again."""
     return code + b"\xe9" + struct.pack("<i", -len(code) - 5)
+
+
+def setup(page: int, queue: int, at: int, size: int = 8) -> list[tuple[int, int]]:
+    """Return what a driver writes to have one queue at `at`, and a live device."""
+    base = PAGES + page * 0x1000
+    live = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK
+    rows = [
+        (Register.STATUS, 0),
+        (Register.STATUS, Status.ACKNOWLEDGE),
+        (Register.STATUS, Status.ACKNOWLEDGE | Status.DRIVER),
+        (Register.DRIVER_FEATURES_SEL, 1),
+        (Register.DRIVER_FEATURES, 1),  # VERSION_1
+        (Register.STATUS, live),
+        (Register.QUEUE_SEL, queue),
+        (Register.QUEUE_NUM, size),
+        (Register.QUEUE_DESC_LOW, at),
+        (Register.QUEUE_DRIVER_LOW, at + 0x1000),
+        (Register.QUEUE_DEVICE_LOW, at + 0x2000),
+        (Register.QUEUE_READY, 1),
+        (Register.STATUS, live | Status.DRIVER_OK),
+    ]
+    return [(base + register, int(value)) for register, value in rows]
+
+
+def rings(at: int, descriptors: list[tuple[int, int, int, int]], avail: int) -> bytes:
+    """Return the code that puts descriptors and an available index there."""
+    table = b"".join(ring.DESC.pack(*each) for each in descriptors)
+    words = struct.unpack(f"<{len(table) // 4}I", table)
+    writes = [(at + 4 * index, word) for index, word in enumerate(words)]
+    return stores([*writes, (at + 0x1000, avail << 16), (at + 0x2000, 0)])
 
 
 class Witness:

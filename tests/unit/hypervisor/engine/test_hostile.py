@@ -14,12 +14,16 @@ from hostile import (
     DEADLINE,
     FOR_EVER,
     OFF,
+    PAGES,
+    RING,
     STORES,
     WITNESS,
     Witness,
     endless,
     loads,
     ports,
+    rings,
+    setup,
     stores,
 )
 
@@ -27,7 +31,7 @@ from hypervisor import ExitReason, Machine
 from hypervisor.core.kvm import why_not
 from hypervisor.devices.balloon import Balloon
 from hypervisor.devices.mmio import Transport
-from hypervisor.devices.registers import Register, Status
+from hypervisor.devices.registers import Register
 from hypervisor.engine.kvm import KvmEngine
 from hypervisor.queue import layout as ring
 
@@ -35,7 +39,6 @@ REASON = why_not()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"no KVM machine here: {REASON}")
 
 BEATS = 5
-PAGES = 0xD0000000  # of devices: an rng, a balloon, then nothing
 GROWTH = 32 << 20  # bytes of memory of our own that a hostile guest may cost, with a wide margin
 EVERYWHERE = range(0, 0x1000, 7)
 
@@ -154,37 +157,6 @@ async def test_code_in_a_devices_page(machine: Callable[..., Machine]) -> None:
     }
 
 
-def setup(page: int, queue: int, at: int, size: int = 8) -> list[tuple[int, int]]:
-    """Return what a driver writes to have one queue at `at`, and a live device."""
-    base = PAGES + page * 0x1000
-    live = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK
-    rows = [
-        (Register.STATUS, 0),
-        (Register.STATUS, Status.ACKNOWLEDGE),
-        (Register.STATUS, Status.ACKNOWLEDGE | Status.DRIVER),
-        (Register.DRIVER_FEATURES_SEL, 1),
-        (Register.DRIVER_FEATURES, 1),  # VERSION_1
-        (Register.STATUS, live),
-        (Register.QUEUE_SEL, queue),
-        (Register.QUEUE_NUM, size),
-        (Register.QUEUE_DESC_LOW, at),
-        (Register.QUEUE_DRIVER_LOW, at + 0x1000),
-        (Register.QUEUE_DEVICE_LOW, at + 0x2000),
-        (Register.QUEUE_READY, 1),
-        (Register.STATUS, live | Status.DRIVER_OK),
-    ]
-    return [(base + register, int(value)) for register, value in rows]
-
-
-def rings(at: int, descriptors: list[tuple[int, int, int, int]], avail: int) -> bytes:
-    """Return the code that puts descriptors and an available index there."""
-    table = b"".join(ring.DESC.pack(*each) for each in descriptors)
-    words = struct.unpack(f"<{len(table) // 4}I", table)
-    writes = [(at + 4 * index, word) for index, word in enumerate(words)]
-    return stores([*writes, (at + 0x1000, avail << 16), (at + 0x2000, 0)])
-
-
-RING = 0x1100000
 LOOP = [(RING, 64, ring.DESC_WRITE | ring.DESC_NEXT, 0)]
 OUTSIDE = [(1 << 40, 64, ring.DESC_WRITE, 0)]
 TABLE_OUTSIDE = [(0xD0000000, 64, ring.DESC_INDIRECT, 0)]
