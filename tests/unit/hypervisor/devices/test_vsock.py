@@ -231,6 +231,7 @@ def test_receive_buffers_without_room(guest: VsockGuest, host: Host) -> None:
     guest.give(2, size=0)
     used = guest.bench.rings[RECEIVE].used_elements()
     assert [written for _, written in used] == [0, 0]
+    guest._given.clear()
     assert host.device.malformed == 2
     guest.give()
     assert guest.packets()[0][1] == b"data"
@@ -244,6 +245,21 @@ def test_a_flood_of_unknown_packets_waits_for_buffers(guest: VsockGuest, host: H
     guest.give()
     assert guest.ops() == [Op.RST]
     assert guest.bench.rings[TRANSMIT].used_elements()
+
+
+def test_a_flood_in_one_kick_goes_on_without_another(guest: VsockGuest, host: Host) -> None:
+    for port in range(RESETS_MAX - 1):
+        guest.send(Op.RW, src_port=port)
+    ring = guest.bench.rings[TRANSMIT]
+    for port in (5000, 5001, 5002):
+        packet = wire.Repr(CID, 2, port, 80, op=Op.RW)
+        ring.add(guest.bench.readable(wire.emit(packet)))
+    guest.bench.kick(TRANSMIT)
+    assert len(ring.used_elements()) == 1
+    guest.give()
+    assert len(ring.used_elements()) == 1
+    guest.give()
+    assert len(ring.used_elements()) == 1
 
 
 def test_shutdown_reaches_the_end_and_close_answers(guest: VsockGuest, host: Host) -> None:

@@ -38,9 +38,14 @@ class VsockGuest:
         return [*pair, self.bench.writable(size)] if size else pair
 
     def packets(self) -> list[tuple[Repr, bytes]]:
-        """Return headers and payload of what came since the last call."""
+        """Return headers and payload of what came since the last call.
+
+        Buffers are used in the order in which they were given: a line that is suspended counts on
+        it, for what was taken and not used is then the end of the ring.
+        """
         out = []
         for head, written in self.bench.rings[RECEIVE].used_elements():
+            assert head == next(iter(self._given))
             pair = self._given.pop(head)
             data = b"".join(map(self.bench.octets, pair))[:written]
             if sum(buffer.size for buffer in pair) == HEADER_LEN + BUFFER:
