@@ -28,6 +28,7 @@ for target in fuzz_frame fuzz_send fuzz_framed fuzz_gro fuzz_udplane fuzz_lane; 
 done
 run tests/fuzz/fuzz_vring.py "$((count / 10))"
 run tests/fuzz/fuzz_mmio.py "$((count / 10))"
+run tests/fuzz/fuzz_virtio9p.py "$((count / 10))"
 # Leaks of address space do not show: what is freed stays in quarantine.
 run -m pytest -q -p no:cacheprovider -k "not leave_nothing" \
     tests/unit/hypervisor/test_split.py \

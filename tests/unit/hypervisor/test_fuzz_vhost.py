@@ -10,7 +10,13 @@ import pytest
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("fuzz_vring", 2000), ("fuzz_vhost_messages", 1000), ("fuzz_boot", 1000), ("fuzz_mmio", 300)],
+    [
+        ("fuzz_vring", 2000),
+        ("fuzz_vhost_messages", 1000),
+        ("fuzz_boot", 1000),
+        ("fuzz_mmio", 300),
+        ("fuzz_virtio9p", 300),
+    ],
 )
 def test_fixed_run(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "fuzz"))
