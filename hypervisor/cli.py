@@ -19,6 +19,7 @@ from rich.table import Table
 from .aio.terminal import Terminal
 from .engine.choice import explain
 from .engine.host import survey
+from .engine.shares import parse
 from .errors import HypervisorError
 from .image.build import Image, Spec, build, load
 from .image.cache import Cache, default_directory
@@ -56,6 +57,7 @@ def main() -> None:
 @click.option("-c", "--cpus", default=1, show_default=True, help="Virtual processors, 1 to 16.")
 @click.option("--name", default="vm", show_default=True)
 @click.option("--engine", type=click.Choice(sorted(ENGINES)), default="auto", show_default=True)
+@click.option("--share", multiple=True, metavar="TAG=WHAT", help="Guests mount TAG over 9P.")
 @click.option("--console/--no-console", default=True, help="Console on the terminal (default).")
 @click.option("--console-log", type=click.File("wb"), help="Keep what the guest prints.")
 @click.option("--stop-timeout", default=10.0, show_default=True, help="Seconds after SIGTERM.")
@@ -67,6 +69,7 @@ def run(
     cache: Path | None,
     console: bool,
     stop_timeout: float,
+    share: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Boot a machine and end with it.
@@ -77,6 +80,11 @@ def run(
 
     --engine auto takes kvm, our own monitor, where this host's KVM runs kernels (see `hypervisor
     doctor`), and qemu elsewhere or with --engine-arg.
+
+    \b
+    --share TAG=WHAT: a directory (DIR, dir:DIR, read-only ro:DIR), a repository (git:PATH, or the
+    PATH of a bare one), or a 9P server (unix:PATH, tcp:HOST:PORT).  The guest mounts it by
+    `mount -t 9p -o trans=virtio,version=9p2000.L TAG DIR`.
 
     \b
     Exit code: 0 power-off, 2 reboot, 3 triple fault, 1 error or killed.
@@ -90,7 +98,11 @@ def run(
     if kernel is None:
         image = _with_progress(lambda progress: build(Spec(), _cache(cache), progress))
         kernel, initrd = image.kernel, initrd or image.initrd
-    sys.exit(uvloop.run(_run(Machine(kernel, initrd, **options), console, stop_timeout)))
+    sys.exit(
+        uvloop.run(
+            _run(Machine(kernel, initrd, shares=parse(share), **options), console, stop_timeout)
+        )
+    )
 
 
 async def _run(machine: Machine, console: bool, stop_timeout: float) -> int:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -22,6 +22,7 @@ from vpnstack.link.port import Jack
 
 from .aio.console import Console
 from .devices.base import Device
+from .devices.p9 import check_tag
 from .engine.base import (
     TRANSITIONS,
     Config,
@@ -74,6 +75,7 @@ class Machine:
         cpus: int = 1,
         nics: Sequence[Jack] = (),
         devices: Sequence[Device] = (),
+        shares: Mapping[str, object] | None = None,
         name: str = "vm",
         engine: str = "auto",
         engine_args: Sequence[str] = (),
@@ -85,6 +87,9 @@ class Machine:
         `engine` "auto" is "kvm" where KVM runs unmodified kernels, else "qemu"; `engine_args`,
         which go to QEMU as they are, make it "qemu" too.  `console_log` gets everything the guest
         prints.  `devices` are virtio devices of your own (see `devices.base`), on "kvm" alone.
+        `shares` maps tags, which the guest mounts (`mount -t 9p -o trans=virtio TAG DIR`), to
+        directories, repositories, 9P servers and addresses of such (see `engine.shares`); on
+        "qemu" to directories alone.
         """
         if engine not in ENGINES:
             raise UsageError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
@@ -99,6 +104,7 @@ class Machine:
             cpus=cpus,
             nics=tuple(nics),
             devices=tuple(devices),
+            shares=tuple((check_tag(tag), what) for tag, what in (shares or {}).items()),
             engine_args=tuple(engine_args),
         )
         self.name = name

@@ -107,6 +107,7 @@ class Config:
     nics: tuple[Jack, ...] = ()
     engine_args: tuple[str, ...] = field(default=())  # further arguments of the engine's own
     devices: tuple[Device, ...] = ()  # virtio devices of the user's own, for this machine alone
+    shares: tuple[tuple[str, object], ...] = ()  # a tag and what it names: engine/shares.py
 
 
 Notify = Callable[[EventKind, str], None]

@@ -27,11 +27,13 @@ from ..core import kvm
 from ..devices.balloon import Balloon
 from ..devices.base import Device
 from ..devices.net import Net
+from ..devices.p9 import P9
 from ..devices.rng import Rng
 from ..errors import HypervisorError
 from ..pc import boot, cmdline, cpu, cpuid
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .board import Board
+from .shares import Shares
 
 _MAPPED = 16 << 20  # bytes of a file from which on it is not read into memory of ours
 _CLOCK_TOLERANCE = 10_000_000  # nanoseconds: less than this is not worth a jump
@@ -64,6 +66,7 @@ class KvmEngine:
         self.ended: asyncio.Future[Exit] = self._loop.create_future()
         self._vm: kvm.Vm | None = None
         self._board: Board | None = None
+        self._shares = Shares()
         self._jacks: list[Jack] = []  # in which a port of ours is plugged
         self._notify: Notify = lambda kind, detail: None
         self._paused_at = (0, 0)  # the guest's clock and the host's, in nanoseconds
@@ -74,6 +77,7 @@ class KvmEngine:
         begin = time.monotonic()
         self._notify = notify
         try:
+            await self._shares.open(config.shares)
             vm = self._make(config, console)
             self._loop.add_reader(vm.exit_fd, self._on_exits)
             vm.resume()
@@ -94,6 +98,8 @@ class KvmEngine:
         board.connect(console)
         for device in _devices(config):
             board.add(device)
+        for tag, server in self._shares.servers:
+            board.add(P9(tag, server))
         self._plug(config)
         entry = boot.load(
             board.ram,
@@ -204,6 +210,7 @@ class KvmEngine:
             self._jacks.pop().unplug()
         if self._board is not None:
             await self._board.close()
+        await self._shares.close()
         if self._vm is not None:  # also when there is no board yet
             self._vm.close()
 

@@ -21,11 +21,13 @@ from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
 
 from ..aio.console import Console
 from ..aio.process import Child
+from ..devices.p9exchange import Server
 from ..vhost.port import listen
 from . import host, tsc
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .nics import Listen, Nics
-from .qemu_args import Wires, command_line
+from .qemu_args import Share, Wires, command_line
+from .shares import Shares, directory_of
 
 START_TIMEOUT = 30.0
 COMMAND_TIMEOUT = 10.0
@@ -63,6 +65,7 @@ class QemuEngine:
         self._qmp: QMPClient | None = None
         self._child: Child | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._shares = Shares()
         self._shutdown: str | None = None  # the reason that QEMU gave
         self._killing = False
 
@@ -74,6 +77,7 @@ class QemuEngine:
         if program is None:
             raise EngineError(f"{self._qemu} is not here: run apt-get install qemu-system-x86")
         try:
+            await self._shares.open(config.shares)
             self._spawn(program, config, console, notify)
             await self._connect(notify)
         except BaseException:
@@ -81,6 +85,7 @@ class QemuEngine:
             raise
 
     def _spawn(self, program: str, config: Config, console: Console, notify: Notify) -> None:
+        shares = [_share(tag, server) for tag, server in self._shares.servers]
         place = self._undo.enter_context(tempfile.TemporaryDirectory(prefix="trikit-"))
         nics = Nics(
             config.nics,
@@ -94,7 +99,7 @@ class QemuEngine:
         with qmp, serial:
             self._undo.callback(console.close)
             console.attach(ours)
-            wires = Wires(qmp.fileno(), serial.fileno(), nics.sockets)
+            wires = Wires(qmp.fileno(), serial.fileno(), nics.sockets, shares)
             khz = 0 if self.kvm else tsc.frequency_khz()
             command = command_line(config, wires, qemu=program, kvm=self.kvm, tsc_khz=khz)
             _logger.debug("starting %s", command)
@@ -194,6 +199,18 @@ class QemuEngine:
                 await self._qmp.disconnect()
             self._qmp = None
         self._undo.close()
+        await self._shares.close()
+
+
+def _share(tag: str, server: Server) -> Share:
+    """QEMU shares directories by itself and has no way to attach another 9P server."""
+    found = directory_of(server)
+    if found is None:
+        raise EngineError(
+            f"share {tag} is no directory, which is all that QEMU shares: use the engine kvm, or "
+            "serve it at the gateway (net.start_server(server.handle, 564)), mounted by trans=tcp"
+        )
+    return Share(tag, *found)
 
 
 def _quiet() -> logging.Logger:

@@ -24,12 +24,22 @@ CMDLINE_TSC = "tsc_early_khz={khz}"
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A directory of the host that the guest mounts by its tag."""
+
+    tag: str
+    directory: str
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Wires:
     """What connects QEMU with us: inherited descriptors, and a socket for each NIC with its MAC."""
 
     qmp: int
     console: int
     nics: Sequence[tuple[str, bytes]] = ()
+    shares: Sequence[Share] = ()
 
 
 def command_line(
@@ -48,6 +58,8 @@ def command_line(
     args += ["-device", "virtio-rng-device"]
     for number, (path, mac) in enumerate(wires.nics):
         args += nic(number, path, mac)
+    for number, each in enumerate(wires.shares):
+        args += share(number, each)
     args += ["-kernel", str(config.kernel), "-append", cmdline(config.cmdline, kvm, tsc_khz)]
     if config.initrd is not None:
         args += ["-initrd", str(config.initrd)]
@@ -63,6 +75,22 @@ def nic(number: int, path: str, mac: bytes) -> list[str]:
         f"vhost-user,id=net{number},chardev=nic{number}",
         "-device",
         f"virtio-net-device,netdev=net{number},mac={mac.hex(':')}",
+    ]
+
+
+def share(number: int, what: Share) -> list[str]:
+    """Return the arguments of a directory that QEMU shares over virtio-9p.
+
+    QEMU walks it without following links.  Owners are not changed for the guest ("none"), as in
+    our own server, and inodes of several file systems stay apart ("remap").
+    """
+    access = ",readonly=on" if what.read_only else ""
+    return [
+        "-fsdev",
+        f"local,id=share{number},path={quoted(what.directory)},security_model=none,"
+        f"multidevs=remap{access}",
+        "-device",
+        f"virtio-9p-device,fsdev=share{number},mount_tag={quoted(what.tag)}",
     ]
 
 
