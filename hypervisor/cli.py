@@ -17,8 +17,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 from rich.table import Table
 
 from .aio.terminal import Terminal
+from .aio.window import Window
 from .engine.choice import explain
 from .engine.host import survey
+from .engine.nic import parse_nic
 from .engine.shares import parse
 from .errors import HypervisorError
 from .image.build import Image, Spec, build, load
@@ -57,8 +59,14 @@ def main() -> None:
 @click.option("-c", "--cpus", default=1, show_default=True, help="Virtual processors, 1 to 16.")
 @click.option("--name", default="vm", show_default=True)
 @click.option("--engine", type=click.Choice(sorted(ENGINES)), default="auto", show_default=True)
+@click.option("--nic", "nics", multiple=True, help="tap:NAME or vhost-user:PATH; repeatable.")
 @click.option("--share", multiple=True, metavar="TAG=WHAT", help="Guests mount TAG over 9P.")
 @click.option("--console/--no-console", default=True, help="Console on the terminal (default).")
+@click.option(
+    "--hvc",
+    is_flag=True,
+    help="A virtio console, which follows the terminal's size, for the serial.",
+)
 @click.option("--console-log", type=click.File("wb"), help="Keep what the guest prints.")
 @click.option("--stop-timeout", default=10.0, show_default=True, help="Seconds after SIGTERM.")
 @click.option("--engine-arg", "engine_args", multiple=True, help="Passed to QEMU as it is.")
@@ -70,6 +78,8 @@ def run(
     console: bool,
     stop_timeout: float,
     share: tuple[str, ...],
+    hvc: bool,
+    nics: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Boot a machine and end with it.
@@ -92,22 +102,26 @@ def run(
     \b
     hypervisor run -m 512M -c 2
     hypervisor run -k vmlinuz -i initrd.cpio --cmdline "root=/dev/vda"
+    hypervisor run --nic tap:tap0,mac=02:00:00:00:00:01 --nic vhost-user:/run/switch.sock
     hypervisor run --engine-arg=-netdev --engine-arg=user,id=n \\
         --engine-arg=-device --engine-arg=virtio-net-device,netdev=n
     """
+    options["nics"] = [parse_nic(text) for text in nics]
     if kernel is None:
         image = _with_progress(lambda progress: build(Spec(), _cache(cache), progress))
         kernel, initrd = image.kernel, initrd or image.initrd
-    sys.exit(
-        uvloop.run(
-            _run(Machine(kernel, initrd, shares=parse(share), **options), console, stop_timeout)
-        )
+    machine = Machine(
+        kernel, initrd, shares=parse(share), console="virtio" if hvc else "serial", **options
     )
+    sys.exit(uvloop.run(_run(machine, console, stop_timeout)))
 
 
 async def _run(machine: Machine, console: bool, stop_timeout: float) -> int:
     async with machine:
-        with Terminal(machine, stop_timeout, sys.stdin, sys.stdout, console=console) as terminal:
+        with (
+            Terminal(machine, stop_timeout, sys.stdin, sys.stdout, console=console) as terminal,
+            Window(sys.stdout.fileno(), machine.console),
+        ):
             end = await machine.wait()
             await terminal.finished()
     if end.code:

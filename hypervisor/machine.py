@@ -14,13 +14,13 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from vpnstack.link.port import Jack
-
 from .aio.console import Console
+from .aio.vsock import Vsock
 from .devices.base import Device
 from .devices.p9 import check_tag
 from .engine.base import (
@@ -36,7 +36,9 @@ from .engine.base import (
 )
 from .engine.choice import choose
 from .engine.kvm import KvmEngine
+from .engine.nic import Nic
 from .engine.qemu import QemuEngine
+from .engine.statistics import Statistics
 from .errors import UsageError
 
 ENGINES: dict[str, Callable[[], Engine]] = {
@@ -44,6 +46,8 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "kvm": KvmEngine,
     "qemu": QemuEngine,
 }
+CONSOLES = ("serial", "virtio")
+HVC = "console=hvc0"  # after the serial port: what is named last is /dev/console
 CPUS_MAX = 16
 _UNITS = {"": 1 << 20, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _MEMORY_MIN = 32 << 20
@@ -73,26 +77,34 @@ class Machine:
         cmdline: str = "",
         memory: str | int = "256M",
         cpus: int = 1,
-        nics: Sequence[Jack] = (),
+        nics: Sequence[Nic] = (),
         devices: Sequence[Device] = (),
         shares: Mapping[str, object] | None = None,
+        vsock: Vsock | None = None,
         name: str = "vm",
         engine: str = "auto",
         engine_args: Sequence[str] = (),
         console_log: BinaryIO | None = None,
+        console: str = "serial",
     ) -> None:
         """Describe a machine; raise `UsageError` for what can never run.
 
+        `nics` are jacks, such as `Gateway.port` gives, `Tap` or `VhostUser` descriptions.
         `cmdline` follows the defaults that every guest needs, so it has the last word.
         `engine` "auto" is "kvm" where KVM runs unmodified kernels, else "qemu"; `engine_args`,
         which go to QEMU as they are, make it "qemu" too.  `console_log` gets everything the guest
-        prints.  `devices` are virtio devices of your own (see `devices.base`), on "kvm" alone.
+        prints.  `devices` are virtio devices of your own (see `devices.base`); "qemu" has
+        a place for entropy alone.  `vsock` is for this machine alone.
         `shares` maps tags, which the guest mounts (`mount -t 9p -o trans=virtio TAG DIR`), to
         directories, repositories, 9P servers and addresses of such (see `engine.shares`); on
         "qemu" to directories alone.
+        `console` "virtio" makes the guest's console a virtio one (hvc0), which is faster and
+        follows `console.resize` on "kvm"; what the kernel says goes to the serial port as well.
         """
         if engine not in ENGINES:
             raise UsageError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
+        if console not in CONSOLES:
+            raise UsageError(f"console is {console!r}, expected one of {', '.join(CONSOLES)}")
         if not 1 <= cpus <= CPUS_MAX:
             raise UsageError(f"cpus is {cpus}, expected 1 to {CPUS_MAX}")
         self.config = Config(
@@ -105,6 +117,7 @@ class Machine:
             nics=tuple(nics),
             devices=tuple(devices),
             shares=tuple((check_tag(tag), what) for tag, what in (shares or {}).items()),
+            vsock=vsock,
             engine_args=tuple(engine_args),
         )
         self.name = name
@@ -113,18 +126,36 @@ class Machine:
         self._engine_name = engine
         self._console_log = console_log
         self._console: Console | None = None
+        self._serial: Console | None = None
+        self._console_kind = console
         self._engine: Engine | None = None
         self._exit: Exit | None = None
+        self._vsock: Vsock | None = None  # once it is open
         self._keeper: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
+        self._killed = False  # by us
         self._listeners: set[asyncio.Queue[Event | None]] = set()
 
     @property
     def console(self) -> Console:
-        """The serial console; there once the machine was started."""
+        """The guest's console; there once the machine was started."""
         if self._console is None:
             raise UsageError(f"machine {self.name} was not started")
         return self._console
+
+    @property
+    def serial(self) -> Console:
+        """The serial port: the console itself, unless that is a virtio one."""
+        if self._serial is None:
+            raise UsageError(f"machine {self.name} was not started")
+        return self._serial
+
+    @property
+    def vsock(self) -> Vsock:
+        """The vsock device that the machine was given."""
+        if self.config.vsock is None:
+            raise UsageError(f"machine {self.name} has no vsock: give it Vsock()")
+        return self.config.vsock
 
     @property
     def engine(self) -> Engine:
@@ -138,15 +169,24 @@ class Machine:
         self._move(State.STARTING)
         loop = asyncio.get_running_loop()
         self.started_at = loop.time()
-        self._console = Console(log=self._console_log)
+        self._console = self._serial = Console(log=self._console_log)
+        config = self.config
+        if self._console_kind == "virtio":
+            self._serial = Console()
+            words = f"{HVC} {config.cmdline}".rstrip()
+            config = replace(config, terminal=self._console, cmdline=words)
         engine_name = self._engine_name
         if engine_name == "auto" and self.config.engine_args:  # which are QEMU's
             engine_name = "qemu"
         self._engine = ENGINES[engine_name]()
         try:
-            await self._engine.start(self.config, self._console, self._notify)
+            if self.config.vsock is not None:
+                self.config.vsock.open()
+                self._vsock = self.config.vsock
+            await self._engine.start(config, self._serial, self._notify)
         except BaseException as error:
-            self._finish(Exit(ExitReason.FAILED, str(error)))
+            reason = ExitReason.KILLED if self._killed else ExitReason.FAILED
+            self._finish(Exit(reason, str(error)))
             raise
         self._move(State.RUNNING)
         self._notify(EventKind.STARTED, self._engine.name)
@@ -188,6 +228,7 @@ class Machine:
     async def kill(self) -> Exit:
         """End the machine at once; return how it ended, which may have been earlier."""
         if self.state is not State.ENDED:
+            self._killed = True
             self.engine.kill()
         return await self.wait()
 
@@ -197,6 +238,8 @@ class Machine:
             self._must_be(State.RUNNING)
             await self.engine.pause()
             self._move(State.PAUSED)
+            if self._vsock is not None:
+                self._vsock.pause()
 
     async def resume(self) -> None:
         """Let a paused machine go on; a running one does."""
@@ -204,6 +247,15 @@ class Machine:
             self._must_be(State.PAUSED)
             await self.engine.resume()
             self._move(State.RUNNING)
+            if self._vsock is not None:
+                self._vsock.resume()
+
+    def statistics(self) -> Statistics:
+        """Return when the boot reached what, exits by reason, and each queue's counters.
+
+        A snapshot, also of a machine that has ended; `engine.statistics` names the fields.
+        """
+        return self.engine.statistics()
 
     def status(self) -> State:
         """Return where the machine is in its life."""
@@ -228,6 +280,11 @@ class Machine:
 
     def _finish(self, exit_: Exit) -> None:
         self._exit = exit_
+        for console in (self._console, self._serial):
+            if console is not None:
+                console.close()
+        if self._vsock is not None:
+            self._vsock.close()
         self._move(State.ENDED)
         self._notify(EventKind.ENDED, exit_.reason.value)
         for queue in self._listeners:
@@ -257,6 +314,8 @@ def _offer(queue: asyncio.Queue[Event | None], item: Event | None) -> None:
 
 def _readable(path: Path | str, what: str) -> Path:
     try:
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would have us wait
+            raise UsageError(f"cannot read the {what} {path}: not a regular file")
         with open(path, "rb") as file:
             file.read(1)
     except OSError as error:

@@ -112,9 +112,24 @@ class Ring:
         return int(self.q.calls)
 
     @property
+    def chains(self) -> int:
+        """Chains taken, or frames moved, wherever it was attached."""
+        return int(self.q.frames)
+
+    @property
+    def octets(self) -> int:
+        """Bytes in these: what the driver wrote, and what was written for it."""
+        return int(self.q.octets)
+
+    @property
     def dropped(self) -> int:
         """Chains that were no frames (transmit), frames that no buffer could hold (receive)."""
         return int(self.q.dropped)
+
+    @property
+    def used_idx(self) -> int:
+        """The used ring's index in guest memory, whoever moves it; the queue must be attached."""
+        return int(ffi.cast("uint16_t *", self.q.used)[1])
 
     def set_call(self, fd: int) -> None:
         """Notify the driver by writing to `fd`; -1 for a driver that polls."""

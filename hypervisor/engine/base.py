@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from vpnstack.link.port import Jack
-
 from ..aio.console import Console
+from ..aio.vsock import Vsock
 from ..devices.base import Device
 from ..errors import HypervisorError
+from .nic import Nic
+from .statistics import Statistics
 
 
 class EngineError(HypervisorError):
@@ -104,10 +105,12 @@ class Config:
     cmdline: str
     memory: int
     cpus: int
-    nics: tuple[Jack, ...] = ()
+    nics: tuple[Nic, ...] = ()
     engine_args: tuple[str, ...] = field(default=())  # further arguments of the engine's own
     devices: tuple[Device, ...] = ()  # virtio devices of the user's own, for this machine alone
+    terminal: Console | None = None  # of a virtio console beside the serial port
     shares: tuple[tuple[str, object], ...] = ()  # a tag and what it names: engine/shares.py
+    vsock: Vsock | None = None  # opened and closed by the machine
 
 
 Notify = Callable[[EventKind, str], None]
@@ -121,6 +124,9 @@ class Engine(Protocol):
 
     async def start(self, config: Config, console: Console, notify: Notify) -> None:
         """Run the machine; raise `EngineError`, leaving nothing behind, when that fails."""
+
+    def statistics(self) -> Statistics:
+        """Return what the machine has cost so far; at any time, also after its end."""
 
     async def press_power_button(self) -> None:
         """Ask the guest to power off (ACPI)."""

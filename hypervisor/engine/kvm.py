@@ -11,48 +11,41 @@ CLOCK_BOOTTIME has more.
 from __future__ import annotations
 
 import asyncio
-import mmap
-import os
 import struct
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
-
-from vpnstack.link.port import Jack
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from ..aio.console import Console
+from ..aio.work import Work, end
 from ..core import kvm
 from ..devices.balloon import Balloon
 from ..devices.base import Device
-from ..devices.net import Net
+from ..devices.console import VirtioConsole
 from ..devices.p9 import P9
+from ..devices.pvpanic import Panic
 from ..devices.rng import Rng
 from ..errors import HypervisorError
-from ..pc import boot, cmdline, cpu, cpuid
+from ..pc import cpu, cpuid
+from . import panic
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .board import Board
+from .check import check, line
+from .links import Links
+from .loader import Loader
 from .shares import Shares
+from .statistics import Boot, Statistics
 
-_MAPPED = 16 << 20  # bytes of a file from which on it is not read into memory of ours
 _CLOCK_TOLERANCE = 10_000_000  # nanoseconds: less than this is not worth a jump
+
+_AT_ONCE = 2  # machines that start
+_gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 # KVM_SYSTEM_EVENT_* (linux/kvm.h)
 _SYSTEM_EVENTS = {1: ExitReason.POWER_OFF, 2: ExitReason.REBOOT, 3: ExitReason.PANIC}
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What a machine has cost so far."""
-
-    vcpus: tuple[kvm.VcpuStatistics, ...]
-    first_instruction: float  # seconds from `start` to the guest's first instruction
-
-    @property
-    def user_exits(self) -> int:
-        """Exits that Python answered."""
-        return sum(vcpu.python for vcpu in self.vcpus)
 
 
 class KvmEngine:
@@ -64,73 +57,102 @@ class KvmEngine:
         self._device = device
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[Exit] = self._loop.create_future()
-        self._vm: kvm.Vm | None = None
+        self._vm: kvm.Vm | None = None  # a thread's, too, until it runs
+        self._running_vm: kvm.Vm | None = None
+        self._works: list[Work[Any]] = []  # of `start`
         self._board: Board | None = None
+        self._console: Console | None = None
+        self._links: Links | None = None
         self._shares = Shares()
-        self._jacks: list[Jack] = []  # in which a port of ours is plugged
+        self._devices: list[Device] = []  # until a board has them
         self._notify: Notify = lambda kind, detail: None
         self._paused_at = (0, 0)  # the guest's clock and the host's, in nanoseconds
-        self._first_instruction = 0.0
+        self._begin = 0.0  # on the monotonic clock: a loop's may stand still for a turn
+        self._boot = Boot()
+        self._vcpus: tuple[kvm.VcpuStatistics, ...] = ()  # as they were at the end
 
     async def start(self, config: Config, console: Console, notify: Notify) -> None:
-        """Run the machine; raise `EngineError` when it cannot be made."""
-        begin = time.monotonic()
+        """Run the machine; raise `EngineError` when it cannot be made.
+
+        Files are loaded beside the making of the machine, both away from the loop.
+        """
+        self._begin = time.monotonic()
+        self._boot = Boot(started=time.time())
         self._notify = notify
         try:
-            await self._shares.open(config.shares)
-            vm = self._make(config, console)
-            self._loop.add_reader(vm.exit_fd, self._on_exits)
-            vm.resume()
+            devices = await self._prepare(config, console)
+            async with _gate(self._loop):
+                await self._start(config, console, devices)
         except BaseException as error:
-            await self.close()
-            console.close()
+            try:
+                await self.close()
+            finally:
+                console.close()
             if isinstance(error, HypervisorError | OSError):
-                raise EngineError(str(error)) from error
+                raise EngineError(line(error)) from error
             raise
-        self._first_instruction = time.monotonic() - begin
 
-    def _make(self, config: Config, console: Console) -> kvm.Vm:
+    async def _prepare(self, config: Config, console: Console) -> tuple[Device, ...]:
+        """Make the devices; some have to find somebody first."""
         if config.engine_args:
             raise EngineError(f"{config.engine_args[0]} is for QEMU: choose the engine qemu")
-        vm = self._vm = kvm.Vm(self._device)
-        board = self._board = Board(vm, config.memory, self._power_off, self._reset)
-        board.map_memory()
-        board.connect(console)
-        for device in _devices(config):
-            board.add(device)
-        for tag, server in self._shares.servers:
-            board.add(P9(tag, server))
-        self._plug(config)
-        entry = boot.load(
-            board.ram,
-            _read(config.kernel),
-            None if config.initrd is None else _read(config.initrd),
-            cmdline.default_cmdline(config.cmdline),
-            cpus=config.cpus,
-            ram_size=config.memory,
-            devices=len(board.devices),
-        )
-        self._make_processors(vm, config.cpus, entry)
-        return vm
+        check(config)
+        self._console = console
+        self._links = Links(config.nics, config.name, self._notify)
+        await self._shares.open(config.shares)
+        shares = (P9(tag, server) for tag, server in self._shares.servers)
+        self._devices = [*_devices(config, self._links), *shares]
+        for device in self._devices:
+            device.warn = partial(self._notify, EventKind.WARNING)
+            await device.prepare()
+        return tuple(self._devices)
 
-    @staticmethod
-    def _make_processors(vm: kvm.Vm, count: int, entry: cpu.Entry) -> None:
-        supported = vm.supported_cpuid()
-        for index in range(count):
-            vcpu = vm.vcpu(cpuid.masked(supported, index, count))
-            vcpu.set(kvm.State.FPU, cpu.fpu())
-            vcpu.set_msrs(_msrs(cpu.msrs()))
+    async def _start(self, config: Config, console: Console, devices: Sequence[Device]) -> None:
+        if self.ended.done():
+            raise EngineError("killed before it ran")
+        board = self._board = Board(
+            config.memory, devices, self._power_off, self._reset, self._panicked
+        )
+        loader = Loader(board.ram, config, len(devices))
+        loading = Work(loader.run, loader.stop)
+        self._works.append(loading)
+        vm = self._vm = kvm.Vm(self._device)
+        wiring = Work(board.wire(vm).connect)
+        self._works.append(wiring)
+        board.attach(console)
+        self._devices.clear()  # the board closes them from now on
+        await wiring
+        self._boot = replace(self._boot, wired=self._since())
+        await self._make_processors(vm, config.cpus)
+        entry = await loading
+        self._boot = replace(self._boot, loaded=self._since())
+        self._works.clear()
+        if self.ended.done():
+            raise EngineError("killed before it ran")
+        if self._links is not None:
+            self._links.plug()
         first = vm.vcpus[0]  # the others wait for its INIT and SIPI
         first.set(kvm.State.SREGS, cpu.sregs(entry))
         first.set(kvm.State.REGS, cpu.regs(entry))
+        self._run(vm)
 
-    def _plug(self, config: Config) -> None:
-        assert self._board is not None
-        nics = [device for device in self._board.devices if isinstance(device, Net)]
-        for jack, device in zip(config.nics, nics, strict=False):  # further ones are the user's
-            self._jacks.append(jack)
-            jack.plug(device.port)
-            self._notify(EventKind.NIC_CONNECTED, jack.name)
+    @staticmethod
+    async def _make_processors(vm: kvm.Vm, count: int) -> None:
+        supported = vm.supported_cpuid()
+        for index in range(count):
+            await asyncio.sleep(0)  # one takes half a millisecond
+            vcpu = vm.vcpu(cpuid.masked(supported, index, count))
+            vcpu.set(kvm.State.FPU, cpu.fpu())
+            vcpu.set_msrs(_msrs(cpu.msrs()))
+
+    def _run(self, vm: kvm.Vm) -> None:
+        self._loop.add_reader(vm.exit_fd, self._on_exits)
+        self._running_vm = vm
+        vm.resume()
+        self._boot = replace(self._boot, first_instruction=self._since())
+
+    def _since(self) -> float:
+        return time.monotonic() - self._begin
 
     def _on_exits(self) -> None:
         vm, board = self._vm, self._board
@@ -156,15 +178,34 @@ class KvmEngine:
         self._end(Exit(ExitReason.POWER_OFF, "guest-shutdown"))
 
     def _reset(self) -> None:
-        self._end(Exit(ExitReason.REBOOT, "guest-reset"))
+        # Without the panic device's driver a panic resets too; then its words are all there is.
+        if (why := self._last_words()) is not None:
+            self._notify(EventKind.PANIC, why)
+            self._end(Exit(ExitReason.PANIC, f"guest-reset, and its console says: {why}"))
+        else:
+            self._end(Exit(ExitReason.REBOOT, "guest-reset"))
+
+    def _panicked(self, event: Panic) -> None:
+        if event is Panic.CRASH_LOADED:
+            self._notify(EventKind.PANIC, "crash-loaded")
+            return
+        why = self._last_words() or "the console does not say why"
+        self._notify(EventKind.PANIC, why)
+        self._end(Exit(ExitReason.PANIC, f"guest-panicked: {why}"))
+
+    def _last_words(self) -> str | None:
+        if self._board is None or self._console is None:
+            return None
+        self._board.drain()
+        return panic.reason(self._console.tail)
 
     def _end(self, exit_: Exit) -> None:
         """Stop the processors for good and say how it came to that."""
         if self.ended.done():
             return
-        if self._vm is not None and not self._vm.closed:
-            self._loop.remove_reader(self._vm.exit_fd)
-            self._vm.pause()
+        if self._running_vm is not None:  # else a thread may be at work on it
+            self._loop.remove_reader(self._running_vm.exit_fd)
+            self._running_vm.stop()  # `close` waits for it
         self.ended.set_result(exit_)
 
     async def press_power_button(self) -> None:
@@ -173,9 +214,10 @@ class KvmEngine:
         self._notify(EventKind.POWER_BUTTON, "")
 
     async def pause(self) -> None:
-        """Stop the virtual processors."""
+        """Stop the virtual processors; the loop goes on until they have."""
         vm = self._running("pause").vm
-        vm.pause()
+        await asyncio.to_thread(vm.pause)
+        self._running("pause")  # it may have ended meanwhile
         self._paused_at = vm.clock, time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._notify(EventKind.PAUSED, "")
 
@@ -190,14 +232,20 @@ class KvmEngine:
         self._notify(EventKind.RESUMED, "")
 
     def _running(self, verb: str) -> Board:
-        if self._board is None or self.ended.done():
+        if self._board is None or self._running_vm is None or self.ended.done():
             raise EngineError(f"cannot {verb}: the machine does not run")
         return self._board
 
     def statistics(self) -> Statistics:
-        """Return counters; only while the machine is there."""
-        vcpus: Sequence[kvm.Vcpu] = () if self._vm is None or self._vm.closed else self._vm.vcpus
-        return Statistics(tuple(vcpu.statistics() for vcpu in vcpus), self._first_instruction)
+        """Return counters; after the end, those of the end."""
+        if self._running_vm is not None and not self._running_vm.closed:
+            self._vcpus = tuple(vcpu.statistics() for vcpu in self._running_vm.vcpus)
+        if self._board is None:
+            return Statistics(self._boot)
+        boot, printed = self._boot, self._board.first_output
+        if printed:
+            boot = replace(boot, first_output=printed - self._begin)
+        return Statistics(boot, self._vcpus, self._board.statistics())
 
     def kill(self) -> None:
         """Stop the processors."""
@@ -206,39 +254,49 @@ class KvmEngine:
     async def close(self) -> None:
         """Leave no thread, descriptor or mapping."""
         self.kill()
-        while self._jacks:
-            self._jacks.pop().unplug()
-        if self._board is not None:
-            await self._board.close()
-        await self._shares.close()
-        if self._vm is not None:  # also when there is no board yet
-            self._vm.close()
+        self.statistics()  # the last of them
+        try:
+            await end(self._works)
+        finally:
+            if self._links is not None:
+                self._links.close()
+            if self._board is not None:
+                await self._board.close()
+            if self._vm is not None:  # also when the board was not wired
+                self._vm.close()
+            while self._devices:  # those that no board had
+                await self._devices.pop().close()
+            await self._shares.close()
 
 
-def _devices(config: Config) -> list[Device]:
+def _gate(loop: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
+    """Return what lets a few machines start at once: the loop has work of a millisecond for each,
+    which would come in one piece for all that begin together."""
+    return _gates.setdefault(loop, asyncio.Semaphore(_AT_ONCE))
+
+
+def _devices(config: Config, links: Links) -> list[Device]:
     """Return the machine's devices; a balloon gives back what the guest reports as free."""
     return [
         Rng(),
         Balloon(),
-        *(Net(jack.mac, jack.mtu, name=jack.name) for jack in config.nics),
+        *links.devices,
+        *([] if config.terminal is None else [_terminal(config.terminal)]),
+        *([] if config.vsock is None else [config.vsock.device]),
         *config.devices,
     ]
+
+
+def _terminal(console: Console) -> VirtioConsole:
+    cols, rows = console.size
+    device = VirtioConsole(console.receive, console.flush, cols=cols, rows=rows)
+    console.connect(device.write, device.resize)
+    return device
 
 
 def _msrs(packed: bytes) -> dict[int, int]:
     """Read struct kvm_msrs."""
     return {index: value for index, _, value in struct.iter_unpack("<IIQ", packed[8:])}
-
-
-def _read(path: Path) -> bytes | memoryview:
-    """Return the file's contents; what is large is mapped, for the kernel to copy."""
-    try:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size < _MAPPED:
-                return file.read()
-            return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
-    except OSError as error:
-        raise EngineError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _judge(exit_: kvm.Exit) -> Exit:
