@@ -21,6 +21,7 @@ from .aio.window import Window
 from .engine.choice import explain
 from .engine.host import survey
 from .engine.nic import parse_nic
+from .engine.shares import parse
 from .errors import HypervisorError
 from .image.build import Image, Spec, build, load
 from .image.cache import Cache, default_directory
@@ -59,6 +60,7 @@ def main() -> None:
 @click.option("--name", default="vm", show_default=True)
 @click.option("--engine", type=click.Choice(sorted(ENGINES)), default="auto", show_default=True)
 @click.option("--nic", "nics", multiple=True, help="tap:NAME or vhost-user:PATH; repeatable.")
+@click.option("--share", multiple=True, metavar="TAG=WHAT", help="Guests mount TAG over 9P.")
 @click.option("--console/--no-console", default=True, help="Console on the terminal (default).")
 @click.option(
     "--hvc",
@@ -75,6 +77,7 @@ def run(
     cache: Path | None,
     console: bool,
     stop_timeout: float,
+    share: tuple[str, ...],
     hvc: bool,
     nics: tuple[str, ...],
     **options: Any,
@@ -87,6 +90,11 @@ def run(
 
     --engine auto takes kvm, our own monitor, where this host's KVM runs kernels (see `hypervisor
     doctor`), and qemu elsewhere or with --engine-arg.
+
+    \b
+    --share TAG=WHAT: a directory (DIR, dir:DIR, read-only ro:DIR), a repository (git:PATH, or the
+    PATH of a bare one), or a 9P server (unix:PATH, tcp:HOST:PORT).  The guest mounts it by
+    `mount -t 9p -o trans=virtio,version=9p2000.L TAG DIR`.
 
     \b
     Exit code: 0 power-off, 2 reboot, 3 triple fault, 1 error or killed.
@@ -102,7 +110,9 @@ def run(
     if kernel is None:
         image = _with_progress(lambda progress: build(Spec(), _cache(cache), progress))
         kernel, initrd = image.kernel, initrd or image.initrd
-    machine = Machine(kernel, initrd, console="virtio" if hvc else "serial", **options)
+    machine = Machine(
+        kernel, initrd, shares=parse(share), console="virtio" if hvc else "serial", **options
+    )
     sys.exit(uvloop.run(_run(machine, console, stop_timeout)))
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -23,6 +23,7 @@ from .aio.console import Console
 from .aio.vsock import Vsock
 from .devices.base import Device
 from .devices.disk import Disk, disk
+from .devices.p9 import check_tag
 from .engine.base import (
     TRANSITIONS,
     Config,
@@ -80,6 +81,7 @@ class Machine:
         nics: Sequence[Nic] = (),
         devices: Sequence[Device] = (),
         disks: Sequence[Disk | Path | str] = (),
+        shares: Mapping[str, object] | None = None,
         vsock: Vsock | None = None,
         name: str = "vm",
         engine: str = "auto",
@@ -96,6 +98,9 @@ class Machine:
         prints.  `devices` are virtio devices of your own (see `devices.base`); "qemu" has
         a place for entropy alone.  `vsock` is for this machine alone.  `disks` (or paths of
         images) are /dev/vda and so on.
+        `shares` maps tags, which the guest mounts (`mount -t 9p -o trans=virtio TAG DIR`), to
+        directories, repositories, 9P servers and addresses of such (see `engine.shares`); on
+        "qemu" to directories alone.
         `console` "virtio" makes the guest's console a virtio one (hvc0), which is faster and
         follows `console.resize` on "kvm"; what the kernel says goes to the serial port as well.
         """
@@ -115,6 +120,7 @@ class Machine:
             nics=tuple(nics),
             devices=tuple(devices),
             disks=tuple(map(disk, disks)),
+            shares=tuple((check_tag(tag), what) for tag, what in (shares or {}).items()),
             vsock=vsock,
             engine_args=tuple(engine_args),
         )

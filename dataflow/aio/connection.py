@@ -61,6 +61,11 @@ class Connection:
         self.session.receive(data)
         self._process()
 
+    def receive_message(self, message: bytes | bytearray) -> None:
+        """Take one whole message, which is ours to keep; raises `ProtocolError`."""
+        self.session.receive_message(message)
+        self._process()
+
     def set_writable(self, writable: bool) -> None:
         """Say whether the transport takes more; while not, no read produces data."""
         self._writable = writable

@@ -27,6 +27,9 @@ class ThreadRunner:
         except asyncio.CancelledError:
             future.add_done_callback(lambda done: _undo(done, undo))
             raise
+        finally:
+            # What it raised refers to this frame: no circle may keep nodes and their descriptors.
+            del future
 
 
 def _undo(done: asyncio.Future[Any], undo: Callable[[Any], object] | None) -> None:

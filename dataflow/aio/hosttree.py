@@ -75,10 +75,13 @@ class HostNode(Node):
         self.kind = stat.S_IFMT(st.st_mode)  # type: ignore[misc]  # known only here
         self._seen = _qid(st)
 
-    def __del__(self) -> None:
+    def close(self) -> None:
+        """Let go of the inode now; nothing can be done with the node any more."""
         fd, self.fd = getattr(self, "fd", -1), -1
         if fd >= 0:
             os.close(fd)
+
+    __del__ = close
 
     @property
     def qid_path(self) -> int:

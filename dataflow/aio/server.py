@@ -21,6 +21,7 @@ from ..p9.server import Session, SessionStatistics
 from ..p9.state import RootFactory
 from ..p9.tree import Buffer, Context, Node, Peer
 from .connection import Connection
+from .direct import Client, Conversation
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +143,13 @@ class Server:
             self._retire(link)
             await link.connection.close()
             writer.close()
+
+    def converse(self, client: Client, peer: Peer | None = None) -> Conversation:
+        """Serve a client in this process, message by message, until `close` of what is returned."""
+        link = _Direct(self, client, peer or Peer("direct"))
+        if not self._admit(link):
+            client.lost(f"more than {self._connections_max} connections")
+        return link
 
     async def close(self) -> None:
         """Stop listening, end all connections, cancel their requests."""
@@ -297,6 +305,41 @@ class _StreamLink(_Link):
 
     def abort(self) -> None:
         self._writer.transport.abort()
+
+
+class _Direct(_Link):
+    """A conversation within the process."""
+
+    def __init__(self, server: Server, client: Client, peer: Peer) -> None:
+        self._server = server
+        self._client = client
+        self._connect(server, peer)
+
+    def request(self, message: bytes | bytearray) -> None:
+        if self not in self._server._live:
+            return
+        try:
+            self.connection.receive_message(message)
+        except ProtocolError as err:
+            self._server._note(err)
+            self._end(str(err))
+
+    async def close(self) -> None:
+        self._server._lost(self)
+        await self.connection.close()
+
+    def send(self, pieces: list[Buffer]) -> None:
+        self._client.answered(pieces)
+
+    def throttle(self, stop: bool) -> None:
+        self._client.throttle(stop)
+
+    def abort(self) -> None:
+        self._end("the server was closed")
+
+    def _end(self, why: str) -> None:
+        self._server._lost(self)
+        self._client.lost(why)
 
 
 def _same(root: Node) -> RootFactory:

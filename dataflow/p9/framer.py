@@ -77,3 +77,14 @@ class Framer:
         view = memoryview(into)
         view[:held] = bytes(self._view[self._start : self._end])
         self._view, self._start, self._end, self._lent = view, 0, held, False
+
+
+def whole(message: bytes | bytearray, limit: int) -> Frame:
+    """Return the frame that is all of `message`; raises `ProtocolError`."""
+    size = int.from_bytes(message[:4], "little")
+    if not HEADER_SIZE <= size <= limit or size != len(message):
+        raise ProtocolError(
+            f"size: expected {HEADER_SIZE} to {limit} bytes, all of {len(message)}, found {size}"
+        )
+    _, kind, tag = _HEADER.unpack_from(message)
+    return Frame(kind, tag, memoryview(message)[HEADER_SIZE:], owned=True)

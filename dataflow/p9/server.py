@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from . import wire
 from .const import HEADER_SIZE, MSIZE_DEFAULT, MSIZE_MAX, MSIZE_MIN, Dialect
 from .errors import P9Error, UsageError
-from .framer import Frame, Framer
+from .framer import Frame, Framer, whole
 from .messages import (
     Message,
     Rerror,
@@ -138,6 +138,11 @@ class Session:
             room[:n] = view[:n]
             view = view[n:]
             self.received(n)
+
+    def receive_message(self, message: bytes | bytearray) -> None:
+        """Take one whole message, which is the session's to keep; raises `ProtocolError`."""
+        self._counts["octets_in"] += len(message)
+        self._take(whole(message, self._framer.limit))
 
     def next_event(self) -> Event | None:
         """Return what happened next, or None."""

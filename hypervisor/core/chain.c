@@ -1,6 +1,8 @@
 /* Chains of any device: requests that the driver wrote, with room for our answer (virtio 1.2,
  * 2.7.4.2: all readable buffers come before the writable ones), given back in any order. */
 #define _GNU_SOURCE
+#include <string.h>
+
 #include "vring_internal.h"
 
 /* Takes the next chain into q->head and q->iov, the first q->readable pieces readable.  Returns 0
@@ -36,4 +38,50 @@ void vq_chain_push(struct vq *q, uint32_t head, uint32_t written)
     q->inflight--;
     q->octets += written;
     vq_used_put(q, (uint16_t)head, written);
+}
+
+size_t vq_iov_len(const struct iovec *iov, uint32_t count)
+{
+    size_t len = 0;
+    for (uint32_t i = 0; i < count; i++)
+        len += iov[i].iov_len;
+    return len;
+}
+
+/* Copies up to `size` bytes of the pieces from `offset` on to `data`; returns how many there were.
+ * The pieces were checked when the chain was taken; what lies in them is the guest's to change. */
+size_t vq_iov_read(const struct iovec *iov, uint32_t count, size_t offset, void *data, size_t size)
+{
+    size_t done = 0;
+    for (uint32_t i = 0; i < count && done < size; i++) {
+        size_t len = iov[i].iov_len;
+        if (offset >= len) {
+            offset -= len;
+            continue;
+        }
+        size_t n = len - offset < size - done ? len - offset : size - done;
+        memcpy((char *)data + done, (const char *)iov[i].iov_base + offset, n);
+        done += n;
+        offset = 0;
+    }
+    return done;
+}
+
+/* Copies `data` to the pieces from `offset` on; returns how much found room. */
+size_t vq_iov_write(const struct iovec *iov, uint32_t count, size_t offset, const void *data,
+                    size_t size)
+{
+    size_t done = 0;
+    for (uint32_t i = 0; i < count && done < size; i++) {
+        size_t len = iov[i].iov_len;
+        if (offset >= len) {
+            offset -= len;
+            continue;
+        }
+        size_t n = len - offset < size - done ? len - offset : size - done;
+        memcpy((char *)iov[i].iov_base + offset, (const char *)data + done, n);
+        done += n;
+        offset = 0;
+    }
+    return done;
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, overload
 
 from vpnstack.core.burst import Burst
 
@@ -157,15 +158,15 @@ class Ring:
         q = self.q
         return int(lib.vq_rx_push(q, burst.address, 0, burst.count, ffi.NULL, self.pair))
 
-    def chain_pop(self) -> tuple[int, list[memoryview], list[memoryview]] | None:
+    def chain_pop(self) -> tuple[int, Pieces, Pieces] | None:
         """Take the next chain: its head, what the driver wrote, and where we may write."""
         q = self.q
         if not lib.vq_chain_pop(q):
             return None
-        pieces = [
-            memoryview(ffi.buffer(q.iov[i].iov_base, q.iov[i].iov_len)) for i in range(q.iovcnt)
-        ]
-        return q.head, pieces[: q.readable], pieces[q.readable :]
+        iov = ffi.new("struct iovec[]", max(1, q.iovcnt))
+        ffi.memmove(iov, q.iov, ffi.sizeof("struct iovec") * q.iovcnt)
+        readable = q.readable
+        return q.head, Pieces(iov, readable), Pieces(iov + readable, q.iovcnt - readable, iov)
 
     def chain_push(self, head: int, written: int) -> None:
         """Give back a chain of `chain_pop`, `written` bytes of it written; `publish` follows."""
@@ -182,6 +183,44 @@ class Ring:
     def suppress(self) -> None:
         """Ask for no kicks."""
         lib.vq_suppress(self.q)
+
+
+class Pieces(Sequence[memoryview]):
+    """Guest memory in pieces: one direction of a chain, as views or copied as a whole in C."""
+
+    __slots__ = ("_count", "_iov", "_owner", "octets")
+
+    def __init__(self, iov: Any, count: int, owner: Any = None) -> None:
+        self._iov = iov
+        self._count = count
+        self._owner = owner  # what keeps `iov`
+        self.octets: int = lib.vq_iov_len(iov, count)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> memoryview: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[memoryview]: ...
+    def __getitem__(self, index: int | slice) -> memoryview | list[memoryview]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self._count))]
+        if not -self._count <= index < self._count:
+            raise IndexError(index)
+        piece = self._iov[index % self._count]
+        return memoryview(ffi.buffer(piece.iov_base, piece.iov_len))
+
+    def read(self, size: int, offset: int = 0) -> bytearray:
+        """Return a copy of up to `size` octets from `offset`."""
+        out = bytearray(max(0, min(size, self.octets - offset)))
+        lib.vq_iov_read(self._iov, self._count, offset, ffi.from_buffer(out), len(out))
+        return out
+
+    def write(self, data: bytes | bytearray | memoryview, offset: int = 0) -> int:
+        """Copy `data` to where `offset` is; returns how much found room."""
+        source = ffi.from_buffer(data)
+        return int(lib.vq_iov_write(self._iov, self._count, offset, source, len(source)))
 
 
 def frames_need(burst: Burst) -> int:

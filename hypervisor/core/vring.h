@@ -121,6 +121,10 @@ int vq_publish(struct vq *q);
 /* chain.c */
 int vq_chain_pop(struct vq *q);
 void vq_chain_push(struct vq *q, uint32_t head, uint32_t written);
+size_t vq_iov_len(const struct iovec *iov, uint32_t count);
+size_t vq_iov_read(const struct iovec *iov, uint32_t count, size_t offset, void *data, size_t size);
+size_t vq_iov_write(const struct iovec *iov, uint32_t count, size_t offset, const void *data,
+                    size_t size);
 
 /* net.c */
 uint32_t vq_tx_pop(struct vq *q, uintptr_t frames, uint32_t at, uint32_t capacity,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..errors import UsageError
@@ -368,7 +368,7 @@ def _end(connection: Connection) -> End:
     return connection.user  # type: ignore[return-value]
 
 
-def cut(pieces: list[memoryview], start: int, size: int) -> list[memoryview]:
+def cut(pieces: Sequence[memoryview], start: int, size: int) -> list[memoryview]:
     """Return `size` bytes of `pieces` from `start`, or what there is of them, in place."""
     out = []
     for piece in pieces:

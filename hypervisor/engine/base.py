@@ -111,6 +111,7 @@ class Config:
     devices: tuple[Device, ...] = ()  # virtio devices of the user's own, for this machine alone
     disks: tuple[Disk, ...] = ()
     terminal: Console | None = None  # of a virtio console beside the serial port
+    shares: tuple[tuple[str, object], ...] = ()  # a tag and what it names: engine/shares.py
     vsock: Vsock | None = None  # opened and closed by the machine
 
 

@@ -25,6 +25,7 @@ from ..core import kvm
 from ..devices.balloon import Balloon
 from ..devices.base import Device
 from ..devices.console import VirtioConsole
+from ..devices.p9 import P9
 from ..devices.pvpanic import Panic
 from ..devices.rng import Rng
 from ..errors import HypervisorError
@@ -36,6 +37,7 @@ from .check import check, line
 from .disks import open_blocks
 from .links import Links
 from .loader import Loader
+from .shares import Shares
 from .statistics import Boot, Statistics
 
 _CLOCK_TOLERANCE = 10_000_000  # nanoseconds: less than this is not worth a jump
@@ -62,6 +64,7 @@ class KvmEngine:
         self._board: Board | None = None
         self._console: Console | None = None
         self._links: Links | None = None
+        self._shares = Shares()
         self._devices: list[Device] = []  # until a board has them
         self._notify: Notify = lambda kind, detail: None
         self._paused_at = (0, 0)  # the guest's clock and the host's, in nanoseconds
@@ -99,7 +102,9 @@ class KvmEngine:
         self._links = Links(config.nics, config.name, self._notify)
         warn = partial(self._notify, EventKind.WARNING)
         blocks = await open_blocks(config.disks, config.cpus, warn)
-        self._devices = _devices(config, self._links, blocks)
+        await self._shares.open(config.shares)
+        shares = (P9(tag, server) for tag, server in self._shares.servers)
+        self._devices = [*_devices(config, self._links, blocks), *shares]
         preparing = self._loop.create_task(self._prepare_devices())
         try:
             await asyncio.wait((preparing, self.ended), return_when=asyncio.FIRST_COMPLETED)
@@ -111,6 +116,7 @@ class KvmEngine:
         return tuple(self._devices)
 
     async def _prepare_devices(self) -> None:
+        warn = partial(self._notify, EventKind.WARNING)
         for device in self._devices:
             device.warn = warn
             await device.prepare()
@@ -274,6 +280,7 @@ class KvmEngine:
                 self._vm.close()
             while self._devices:  # those that no board had
                 await self._devices.pop().close()
+            await self._shares.close()
 
 
 def _gate(loop: asyncio.AbstractEventLoop) -> asyncio.Semaphore:

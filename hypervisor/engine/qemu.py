@@ -22,6 +22,7 @@ from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
 
 from ..aio.console import Console
 from ..aio.process import Child
+from ..devices.p9exchange import Server
 from ..devices.vhost_serve import serve
 from ..errors import UsageError
 from ..vhost.port import listen
@@ -30,8 +31,9 @@ from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .check import check, check_files, line
 from .disks import prepare_all
 from .nics import Listen, Nics
-from .qemu_args import FRONT_ENDS, Wires, command_line
+from .qemu_args import FRONT_ENDS, Share, Wires, command_line
 from .resetlog import ResetLog
+from .shares import Shares, directory_of
 from .statistics import Boot, Statistics
 
 START_TIMEOUT = 30.0
@@ -70,6 +72,7 @@ class QemuEngine:
         self._qmp: QMPClient | None = None
         self._child: Child | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._shares = Shares()
         self._shutdown: str | None = None  # the reason that QEMU gave
         self._console: Console | None = None
         self._log: ResetLog | None = None  # under emulation
@@ -89,6 +92,7 @@ class QemuEngine:
             check(config)
             check_files(config)
             await prepare_all(config.disks, lambda why: notify(EventKind.WARNING, why))
+            await self._shares.open(config.shares)
             self._spawn(program, config, console, notify)
             await self._connect(notify)
         except BaseException as error:
@@ -98,6 +102,7 @@ class QemuEngine:
             raise
 
     def _spawn(self, program: str, config: Config, console: Console, notify: Notify) -> None:
+        shares = [_share(tag, server) for tag, server in self._shares.servers]
         place = self._undo.enter_context(tempfile.TemporaryDirectory(prefix="trikit-"))
         nics = Nics(
             config.nics,
@@ -123,7 +128,7 @@ class QemuEngine:
                 theirs.callback(self._log.started)
                 inherited.append(self._log.fd)
                 log = self._log.args
-            wires = Wires(inherited[0], inherited[1], nics.wires, log, terminal, devices)
+            wires = Wires(inherited[0], inherited[1], nics.wires, log, terminal, shares, devices)
             khz = 0 if self.kvm else tsc.frequency_khz()
             command = command_line(config, wires, qemu=program, kvm=self.kvm, tsc_khz=khz)
             _logger.debug("starting %s", command)
@@ -256,6 +261,18 @@ class QemuEngine:
                 await self._qmp.disconnect()
             self._qmp = None
         self._undo.close()
+        await self._shares.close()
+
+
+def _share(tag: str, server: Server) -> Share:
+    """QEMU shares directories by itself and has no way to attach another 9P server."""
+    found = directory_of(server)
+    if found is None:
+        raise EngineError(
+            f"share {tag} is no directory, which is all that QEMU shares: use the engine kvm, or "
+            "serve it at the gateway (net.start_server(server.handle, 564)), mounted by trans=tcp"
+        )
+    return Share(tag, *found)
 
 
 def _quiet() -> logging.Logger:

@@ -31,6 +31,15 @@ FRONT_ENDS = {4: "vhost-user-rng", 19: "vhost-user-vsock-device"}
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """A directory of the host that the guest mounts by its tag."""
+
+    tag: str
+    directory: str
+    read_only: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Wires:
     """What connects QEMU with us: inherited descriptors, and where each NIC leads, with its MAC: to
     a socket that we serve, an inherited TAP device, or what is not ours.
@@ -43,6 +52,7 @@ class Wires:
     nics: Sequence[tuple[str | int | Tap | VhostUser, bytes]] = ()
     log: Sequence[str] = ()
     terminal: int = -1  # of a virtio console
+    shares: Sequence[Share] = ()
     devices: Sequence[tuple[int, str]] = ()  # of ours over vhost-user: virtio's number and a path
 
 
@@ -70,6 +80,8 @@ def command_line(
     for number, (device_id, path) in enumerate(wires.devices):
         args += ["-chardev", f"socket,id=dev{number},path={quoted(path)}"]
         args += ["-device", f"{FRONT_ENDS[device_id]},chardev=dev{number}"]
+    for number, each in enumerate(wires.shares):
+        args += share(number, each)
     args += ["-kernel", str(config.kernel), "-append", cmdline(config.cmdline, kvm, tsc_khz)]
     if config.initrd is not None:
         args += ["-initrd", str(config.initrd)]
@@ -124,6 +136,22 @@ def block(number: int, disk: Disk, queues: int) -> list[str]:
     device += f",logical_block_size={disk.sector_size},physical_block_size=4096"
     device += f",serial={quoted(disk.serial)}" if disk.serial else ""
     return ["-blockdev", json.dumps(node), "-device", device]
+
+
+def share(number: int, what: Share) -> list[str]:
+    """Return the arguments of a directory that QEMU shares over virtio-9p.
+
+    QEMU walks it without following links.  Owners are not changed for the guest ("none"), as in
+    our own server, and inodes of several file systems stay apart ("remap").
+    """
+    access = ",readonly=on" if what.read_only else ""
+    return [
+        "-fsdev",
+        f"local,id=share{number},path={quoted(what.directory)},security_model=none,"
+        f"multidevs=remap{access}",
+        "-device",
+        f"virtio-9p-device,fsdev=share{number},mount_tag={quoted(what.tag)}",
+    ]
 
 
 def cmdline(users: str, kvm: bool, tsc_khz: int) -> str:

@@ -29,6 +29,7 @@ done
 run tests/fuzz/fuzz_vring.py "$((count / 10))"
 run tests/fuzz/fuzz_mmio.py "$((count / 10))"
 run tests/fuzz/fuzz_blk.py "$((count / 20))"
+run tests/fuzz/fuzz_virtio9p.py "$((count / 10))"
 run tests/fuzz/fuzz_devices.py "$((count / 20))"
 # Compiles uart.c by itself, with these very flags.
 run tests/fuzz/fuzz_uart.py "$((count / 200))"

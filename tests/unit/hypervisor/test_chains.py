@@ -92,6 +92,18 @@ def test_reads_in_parts(queue: AnyQueue, ring: DriverRing) -> None:
     ]
 
 
+def test_pieces_are_a_sequence(queue: AnyQueue, ring: DriverRing) -> None:
+    ring.add(*buffers(ring, 1, 2, 3, -4))
+    chain = pop(queue)
+    assert bytes(chain.readable[0]) == bytes(chain.readable[-3]) == b"a"
+    assert [bytes(piece) for piece in chain.readable[1:]] == [b"bb", b"ccc"]
+    assert [len(piece) for piece in chain.writable] == [4]
+    chain.writable[0][1:3] = b"xy"
+    assert bytes(chain.writable[0]) == b"dxyd"
+    with pytest.raises(IndexError):
+        chain.readable[3]
+
+
 def test_chains_go_back_in_any_order(queue: AnyQueue, ring: DriverRing) -> None:
     heads = [ring.add(*buffers(ring, 1, -1)) for _ in range(3)]
     chains = [pop(queue) for _ in heads]

@@ -17,6 +17,7 @@ import pytest
         ("fuzz_vhost_replies", 300),
         ("fuzz_boot", 1000),
         ("fuzz_mmio", 300),
+        ("fuzz_virtio9p", 300),
         ("fuzz_devices", 500),
         ("fuzz_uart", 50),
         ("fuzz_vsock", 60),

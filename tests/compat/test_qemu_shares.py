@@ -1,0 +1,55 @@
+"""Directories that QEMU shares, by the same `shares=` as on our own monitor."""
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from test_qemu_machine import command, prompt
+
+from dataflow import Repository
+from hypervisor import EngineError, Machine, State
+from hypervisor.engine.host import QEMU
+from hypervisor.errors import UsageError
+from hypervisor.image.build import Image, Spec, build
+from hypervisor.image.cache import Cache, default_directory
+
+pytestmark = [pytest.mark.compat, pytest.mark.timeout(180)]
+
+MOUNT = "mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000"
+
+
+@pytest.fixture
+def image(require: Callable[..., None]) -> Image:
+    require(QEMU)
+    try:
+        return build(Spec(), Cache(default_directory(os.environ)))
+    except UsageError as error:
+        pytest.skip(f"no image: {error}")
+
+
+async def test_a_directory_of_the_host(image: Image, tmp_path: Path) -> None:
+    top = tmp_path / "a, b"
+    top.mkdir()
+    (tmp_path / "secret").write_text("secret")
+    (top / "hello").write_text("from the host\n")
+    (top / "out").symlink_to("../secret")
+    shares = {"src": top, "fixed": f"ro:{top}"}
+    async with Machine(image.kernel, image.initrd, engine="qemu", shares=shares) as vm:
+        await prompt(vm)
+        await command(vm, f"mkdir /run/ro; {MOUNT} src /mnt; {MOUNT} fixed /run/ro")
+        assert "from the host" in await command(vm, "cat /mnt/hello")
+        await command(vm, "echo from the guest >/mnt/new; sync")
+        assert (top / "new").read_text() == "from the guest\n"
+        assert "secret" not in await command(vm, "cat /mnt/out 2>/dev/null")
+        assert "Read-only" in await command(vm, "echo no >/run/ro/hello")
+
+
+async def test_a_repository_is_for_the_engine_kvm(image: Image) -> None:
+    async with Repository.memory() as repo:
+        vm = Machine(image.kernel, image.initrd, engine="qemu", shares={"data": repo})
+        with pytest.raises(EngineError, match=r"share data is no directory.*at the gateway"):
+            await vm.start()
+        assert vm.status() is State.ENDED
+        assert asyncio.all_tasks() == {asyncio.current_task()}
