@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
+from uuid import UUID, uuid4
 
 from vpnstack.link.port import Jack
 
@@ -61,6 +62,14 @@ def parse_memory(value: str | int) -> int:
     return size
 
 
+def parse_uuid(value: str) -> str:
+    """Return the id in its 36 characters; a random one for none."""
+    try:
+        return str(UUID(value) if value else uuid4())
+    except ValueError:
+        raise UsageError(f"the UUID {value!r}, expected 32 hexadecimal digits") from None
+
+
 class Machine:
     """A virtual machine; see the module's docstring for its use."""
 
@@ -78,6 +87,8 @@ class Machine:
         engine: str = "auto",
         engine_args: Sequence[str] = (),
         console_log: BinaryIO | None = None,
+        uuid: str = "",
+        acpi: bool = True,
     ) -> None:
         """Describe a machine; raise `UsageError` for what can never run.
 
@@ -85,6 +96,9 @@ class Machine:
         `engine` "auto" is "kvm" where KVM runs unmodified kernels, else "qemu"; `engine_args`,
         which go to QEMU as they are, make it "qemu" too.  `console_log` gets everything the guest
         prints.  `devices` are virtio devices of your own (see `devices.base`), on "kvm" alone.
+        `uuid` is the machine's id, one is made up without it.
+        Without `acpi`, the guest gets an MP table and its devices on the command line; it then has
+        no power button.
         """
         if engine not in ENGINES:
             raise UsageError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
@@ -100,6 +114,8 @@ class Machine:
             nics=tuple(nics),
             devices=tuple(devices),
             engine_args=tuple(engine_args),
+            uuid=parse_uuid(uuid),
+            acpi=acpi,
         )
         self.name = name
         self.state = State.CREATED

@@ -18,6 +18,7 @@ from vpnstack.link.port import Jack
 from ..aio.console import Console
 from ..devices.base import Device
 from ..errors import HypervisorError
+from .measure import Usage
 
 
 class EngineError(HypervisorError):
@@ -107,6 +108,8 @@ class Config:
     nics: tuple[Jack, ...] = ()
     engine_args: tuple[str, ...] = field(default=())  # further arguments of the engine's own
     devices: tuple[Device, ...] = ()  # virtio devices of the user's own, for this machine alone
+    uuid: str = ""  # the machine's id; QEMU gets it as -uuid
+    acpi: bool = True  # else an MP table and `virtio_mmio.device=` on the command line
 
 
 Notify = Callable[[EventKind, str], None]
@@ -129,6 +132,9 @@ class Engine(Protocol):
 
     async def resume(self) -> None:
         """Let the virtual processors run again."""
+
+    def usage(self) -> Usage:
+        """Return what the machine uses of the host; empty when it is gone."""
 
     def kill(self) -> None:
         """End the machine at once; `ended` follows."""

@@ -30,6 +30,7 @@ from ..devices.net import Net
 from ..devices.rng import Rng
 from ..errors import HypervisorError
 from ..pc import boot, cmdline, cpu, cpuid
+from . import measure
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .board import Board
 
@@ -66,6 +67,7 @@ class KvmEngine:
         self._board: Board | None = None
         self._jacks: list[Jack] = []  # in which a port of ours is plugged
         self._notify: Notify = lambda kind, detail: None
+        self._threads: list[int] = []  # of the processors, in order
         self._paused_at = (0, 0)  # the guest's clock and the host's, in nanoseconds
         self._first_instruction = 0.0
 
@@ -99,12 +101,15 @@ class KvmEngine:
             board.ram,
             _read(config.kernel),
             None if config.initrd is None else _read(config.initrd),
-            cmdline.default_cmdline(config.cmdline),
+            cmdline.default_cmdline(config.cmdline, acpi=config.acpi, devices=len(board.devices)),
             cpus=config.cpus,
             ram_size=config.memory,
             devices=len(board.devices),
+            acpi=config.acpi,
         )
+        others = set(measure.thread_ids())
         self._make_processors(vm, config.cpus, entry)
+        self._threads = [tid for tid in measure.thread_ids() if tid not in others]
         return vm
 
     @staticmethod
@@ -192,6 +197,21 @@ class KvmEngine:
         """Return counters; only while the machine is there."""
         vcpus: Sequence[kvm.Vcpu] = () if self._vm is None or self._vm.closed else self._vm.vcpus
         return Statistics(tuple(vcpu.statistics() for vcpu in vcpus), self._first_instruction)
+
+    def usage(self) -> measure.Usage:
+        """Return what the machine uses of the host."""
+        if self._board is None or self._vm is None or self._vm.closed:
+            return measure.Usage()
+        vcpus = [vcpu.statistics() for vcpu in self._vm.vcpus]
+        counts = [sum(vcpu.exits.values()) for vcpu in vcpus]
+        times = measure.seconds(self._threads)
+        nics = [device for device in self._board.devices if isinstance(device, Net)]
+        return measure.Usage(
+            tuple(map(measure.VcpuUsage, times, counts)),
+            measure.file_resident(self._board.ram.fd),
+            tuple(measure.nic(each.port.name, each.port.statistics()) for each in nics),
+            measure.exits_of([vcpu.exits for vcpu in vcpus]),
+        )
 
     def kill(self) -> None:
         """Stop the processors."""

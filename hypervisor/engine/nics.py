@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vpnstack.link.port import Jack, Listener
+from vpnstack.link.port import Jack, Listener, Port
 
 Listen = Callable[..., Listener]  # (address, *, mtu) -> Listener
 
@@ -25,6 +25,7 @@ class Nics:
         self._connected = connected
         self._open: list[tuple[Jack, Listener]] = []
         self.sockets: list[tuple[str, bytes]] = []
+        self.ports: dict[str, Port] = {}  # the newest of each jack, by its name
         try:
             for number, jack in enumerate(jacks):
                 self._add(jack, str(directory / f"nic{number}"), listen)
@@ -41,6 +42,7 @@ class Nics:
     def _accept(self, jack: Jack, listener: Listener) -> None:
         for port in listener.accept():
             jack.plug(port)
+            self.ports[jack.name] = port
             self._connected(jack.name)
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
 from ..aio.console import Console
 from ..aio.process import Child
 from ..vhost.port import listen
-from . import host, tsc
+from . import host, measure, tsc
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .nics import Listen, Nics
 from .qemu_args import Wires, command_line
@@ -62,6 +62,7 @@ class QemuEngine:
         self._undo = contextlib.ExitStack()
         self._qmp: QMPClient | None = None
         self._child: Child | None = None
+        self._nics: Nics | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._shutdown: str | None = None  # the reason that QEMU gave
         self._killing = False
@@ -82,7 +83,7 @@ class QemuEngine:
 
     def _spawn(self, program: str, config: Config, console: Console, notify: Notify) -> None:
         place = self._undo.enter_context(tempfile.TemporaryDirectory(prefix="trikit-"))
-        nics = Nics(
+        nics = self._nics = Nics(
             config.nics,
             Path(place),
             self._ports,
@@ -173,6 +174,19 @@ class QemuEngine:
                 return await self._qmp.execute(command)
         except (QMPError, TimeoutError) as error:
             raise EngineError(f"QEMU did not {command}: {error}") from None
+
+    def usage(self) -> measure.Usage:
+        """Return what QEMU uses of the host."""
+        if self._child is None or self._child.returncode.done():
+            return measure.Usage()
+        pid = self._child.pid
+        times = measure.seconds(measure.qemu_vcpu_ids(pid), pid)
+        ports = self._nics.ports if self._nics is not None else {}
+        return measure.Usage(
+            tuple(map(measure.VcpuUsage, times)),
+            measure.process_shared(pid),
+            tuple(measure.nic(name, port.statistics()) for name, port in ports.items()),
+        )
 
     def kill(self) -> None:
         """Send SIGKILL to QEMU."""
