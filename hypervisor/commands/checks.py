@@ -45,8 +45,10 @@ def host_memory(asked: int, warn: Callable[[str], object]) -> None:
         warn(warning)
 
 
-def kernel(path: Path) -> None:
+def kernel(path: Path | None) -> None:
     """Raise UsageError unless `path` is a kernel."""
+    if path is None:
+        raise UsageError("a machine needs a kernel, expected --kernel")
     try:
         with open(path, "rb") as file:
             head = file.read(_HEAD)

@@ -104,10 +104,12 @@ def run(
     if print_mac:
         click.echo("\n".join(uvloop.run(launch.macs(machines))))
         return
+    _check_host(machines)
     if any(each.kernel is None for each in machines):
         image = with_progress(lambda progress: build(Spec(), base.cache(cache), progress))
         machines = [_with_image(each, image.kernel, image.initrd) for each in machines]
-    _check(machines)
+    for each in machines:
+        checks.kernel(each.kernel)
     place = base.sockets() if control else None
     sys.exit(uvloop.run(launch.run(machines, place, pidfile)))
 
@@ -146,9 +148,7 @@ def _with_image(settings: Settings, kernel: Path, initrd: Path) -> Settings:
     return apply(settings, values, Path())
 
 
-def _check(machines: list[Settings]) -> None:
+def _check_host(machines: list[Settings]) -> None:
     for each in machines:
-        assert each.kernel is not None
-        checks.kernel(each.kernel)
         checks.engine(each.engine)
     checks.host_memory(sum(launch.memory(each) for each in machines), base.say)
