@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from hypervisor import EventKind, Exit, ExitReason
 from hypervisor.aio.console import Console
@@ -56,3 +57,15 @@ class EchoEngine:
 
     async def close(self) -> None:
         self._console.close()
+
+
+_TURNS_MAX = 1_000_000
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the other tasks work until `condition` holds."""
+    for _ in range(_TURNS_MAX):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("it never came")

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from fake_engine import BANNER, EchoEngine
+from fake_engine import BANNER, EchoEngine, until
 
 from hypervisor import ExitReason, Machine, State, control
 from hypervisor.control import hub as hub_module
@@ -166,8 +166,7 @@ async def test_events_to_the_end(vm: Machine, tmp_path: Path) -> None:
     async with vm:
         async with control.serve(vm, path), control.connect(path) as client:
             task = asyncio.create_task(follow())
-            while not vm._listeners:
-                await asyncio.sleep(0)
+            await until(lambda: vm._listeners)
             await client.request("pause")
             await client.request("stop")
         assert await task == ["paused", "resumed", "power button", "ended"]
@@ -178,8 +177,7 @@ async def test_who_stops_following_leaves_nothing(vm: Machine, tmp_path: Path) -
     async with vm, control.serve(vm, path) as server:
         async with control.connect(path) as client:
             await client.request("events")
-        while server._links:
-            await asyncio.sleep(0)
+        await until(lambda: not server._links)
         assert not vm._listeners
 
 
@@ -201,8 +199,7 @@ async def test_console_scrollback_and_one_writer(vm: Machine, tmp_path: Path) ->
                 first.writer.write(b"ls\n")
                 await expect(first, b"ls\n")
                 await expect(second, b"ls\n")
-            while len(server_viewers(vm)) > 1:
-                await asyncio.sleep(0)
+            await until(lambda: len(server_viewers(vm)) == 1)
             second.writer.write(b"pwd\n")  # the writer has gone: the next one types
             await expect(second, b"pwd\n")
         assert vm.engine.typed == b"ls\npwd\n"  # type: ignore[attr-defined]
@@ -238,8 +235,7 @@ async def test_console_ends_with_the_machine(vm: Machine, tmp_path: Path) -> Non
     async with vm:
         async with control.serve(vm, path):
             task = asyncio.create_task(look())
-            while not server_viewers(vm):
-                await asyncio.sleep(0)
+            await until(lambda: server_viewers(vm))
             vm.engine.end(ExitReason.REBOOT)  # type: ignore[attr-defined]
             await vm.wait()
         assert await task == BANNER
@@ -255,8 +251,7 @@ async def test_a_viewer_that_does_not_read_holds_nobody_back(
             slow.setblocking(False)
             slow.connect(str(path))
             slow.send(b'{"op": "console"}\n')
-            while not server_viewers(vm):
-                await asyncio.sleep(0)
+            await until(lambda: server_viewers(vm))
             for _ in range(100):
                 vm.console.receive(b"x" * (1 << 15))
             assert server._hub.dropped > 0
