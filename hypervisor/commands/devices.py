@@ -6,6 +6,7 @@ the text are relative to the directory that it gets.
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +17,24 @@ import click
 from ..errors import UsageError
 
 
+class Shape(enum.Enum):
+    """How `Machine` takes what the texts of an option stand for."""
+
+    LIST = "list"
+    MAPPING = "mapping"  # `parse` returns pairs
+    ONE = "one"
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceOption:
-    """`--NAME`, which may be given several times if `many`, and the key NAME of machine files."""
+    """`--NAME`, which may be given several times unless `shape` is ONE, and the files' key NAME."""
 
     name: str
     keyword: str  # of Machine
     metavar: str
     help: str
     parse: Callable[[str, Path], object]
-    many: bool = True
+    shape: Shape = Shape.LIST
 
     def option(self) -> Callable[[Callable[..., None]], Callable[..., None]]:
         """Return the decorator that gives a command this option."""
@@ -48,8 +57,23 @@ def machine_arguments(
     made: dict[str, Any] = {}
     for option in DEVICE_OPTIONS:
         values = [option.parse(text, directory(option.name)) for text in texts.get(option.name, ())]
-        if len(values) > 1 and not option.many:
-            raise UsageError(f"--{option.name} was given {len(values)} times, expected one")
         if values:
-            made[option.keyword] = values if option.many else values[0]
+            value = _shaped(option, values)
+            both = isinstance(value, list) and option.keyword in made
+            made[option.keyword] = [*made[option.keyword], *value] if both else value
     return made
+
+
+def _shaped(option: DeviceOption, values: list[Any]) -> Any:
+    if option.shape is Shape.LIST:
+        return values
+    if option.shape is Shape.MAPPING:
+        made = dict(values)
+        if len(made) < len(values):
+            names = [name for name, _ in values]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise UsageError(f"two --{option.name} are called {twice}: choose another name")
+        return made
+    if len(values) > 1:
+        raise UsageError(f"--{option.name} was given {len(values)} times, expected one")
+    return values[0]

@@ -20,7 +20,7 @@ from ..control import place
 from ..engine.base import Exit
 from ..errors import UsageError
 from ..machine import Machine, parse_memory
-from . import network, shares
+from . import network
 from .base import say
 from .devices import machine_arguments
 from .hyperkit import parse_serial
@@ -110,7 +110,7 @@ class Running:
             stack.callback(claim.close)
         name = claim.name if claim is not None else settings.name or DEFAULT_NAME
         published = await _publish(settings, name, net)
-        machine = Machine(**await _arguments(stack, settings, name, net))
+        machine = Machine(**_arguments(stack, settings, name, net))
         await stack.enter_async_context(machine)
         if claim is not None:
             facts = {"published": published}
@@ -186,7 +186,7 @@ async def _publish(settings: Settings, name: str, net: Network | None) -> list[d
     return made
 
 
-async def _arguments(
+def _arguments(
     stack: AsyncExitStack, settings: Settings, name: str, net: Network | None
 ) -> dict[str, Any]:
     """Return the arguments of `Machine`."""
@@ -199,9 +199,6 @@ async def _arguments(
         made["console_log"] = stack.enter_context(_log(settings.console_log))
     if net is not None and settings.networked:
         made["nics"] = [net.port(name, seed=settings.uuid)]
-    directory = settings.directory("share")
-    if opened := await shares.open_all(stack, settings.share, directory):
-        made["shares"] = opened
     for key, value in machine_arguments(settings.devices, settings.directory).items():
         made[key] = [*made[key], *value] if isinstance(made.get(key), list) else value
     return made

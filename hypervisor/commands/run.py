@@ -44,8 +44,6 @@ def machine_options(command: Callable[..., None]) -> Callable[..., None]:
                      help="A network with DHCP, DNS and a way out; needs no root."),
         click.option("-p", "--publish", multiple=True, metavar="[ADDRESS:]PORT:GUEST_PORT[/udp]",
                      help="Let a host port lead to the guest's; implies --net."),
-        click.option("--share", multiple=True, metavar="TAG=DIR|REPOSITORY",
-                     help="A file tree for the guest: mount -t 9p TAG /mnt."),
         *(option.option() for option in DEVICE_OPTIONS),
         click.option("--stop-timeout", type=float, help="Seconds after SIGTERM.  [default: 10]"),
     ]  # fmt: skip
@@ -93,7 +91,7 @@ def run(
 
     \b
     hypervisor run -m 512M -c 2
-    hypervisor run --net --publish 8080:80 --share src=. --name web
+    hypervisor run --net --publish 8080:80 --name web
     hypervisor run -k vmlinuz -i initrd.cpio --cmdline "root=/dev/vda"
     hypervisor run machines.toml --no-console
     hypervisor run -A -u -c 2 -m 1G -f "kexec,vmlinuz,initrd.cpio,quiet" -l com1,autopty=tty

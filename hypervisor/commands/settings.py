@@ -40,7 +40,6 @@ class Settings:
     serial: tuple[str, ...] = ()
     net: str | None = None
     publish: tuple[str, ...] = ()
-    share: tuple[str, ...] = ()
     stop_timeout: float = STOP_TIMEOUT
     devices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     directories: Mapping[str, Path] = field(default_factory=dict)  # by setting, for `directory`
@@ -68,7 +67,7 @@ _TEXT, _PATH, _NUMBER, _WHOLE, _FLAG, _LIST = (
 _KINDS = {
     **dict.fromkeys(("name", "cmdline", "uuid", "engine"), _TEXT),
     **dict.fromkeys(("kernel", "initrd", "console_log"), _PATH),
-    **dict.fromkeys(("engine_arg", "serial", "publish", "share", *DEVICES), _LIST),
+    **dict.fromkeys(("engine_arg", "serial", "publish", *DEVICES), _LIST),
     **dict.fromkeys(("acpi", "console"), _FLAG),
     "cpus": _WHOLE,
     "stop_timeout": _NUMBER,

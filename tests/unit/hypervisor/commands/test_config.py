@@ -35,13 +35,12 @@ publish = ["8080:80"]
 [machine.db]
 memory = "1G"
 console-log = "db.log"
-share = {data = "data"}
 """
     web, db = read(written(tmp_path, text))
     assert (web.name, web.memory, web.publish, web.networked) == ("web", "512M", ("8080:80",), True)
-    assert (db.name, db.memory, db.share, db.networked) == ("db", "1G", ("data=data",), False)
+    assert (db.name, db.memory, db.networked) == ("db", "1G", False)
     assert db.console_log == tmp_path / "db.log"
-    assert db.directory("share") == tmp_path
+    assert db.directory("console_log") == tmp_path
 
 
 @pytest.mark.parametrize(

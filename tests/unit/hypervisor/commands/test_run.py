@@ -234,8 +234,3 @@ async def test_different_networks_are_refused(kernel: Path, sockets: Path) -> No
     machines = [Settings(kernel=kernel, net=f"10.{n}.0.1/24") for n in (1, 2)]
     with pytest.raises(Exception, match="expected one --net for all"):
         await launch.run(machines, sockets, None)
-
-
-async def test_a_share_without_its_directory(kernel: Path, sockets: Path) -> None:
-    with pytest.raises(Exception, match="there is no /no/such"):
-        await launch.run([Settings(kernel=kernel, share=("src=/no/such",))], sockets, None)
