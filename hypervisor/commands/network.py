@@ -89,7 +89,8 @@ def addresses(net: str | None) -> list[str]:
             interface = None
         if interface is None or "/" not in text or interface.network.num_addresses < 4:
             expected = "ADDRESS/PREFIX, such as 192.168.127.1/24"
-            raise UsageError(f"the network {text!r}, expected {expected}")
+            hint = ": write FILE before --net" if text.endswith(".toml") else ""
+            raise UsageError(f"the network {text!r}, expected {expected}{hint}")
         if interface.ip == interface.network.network_address:
             interface = ipaddress.ip_interface(f"{interface.ip + 1}/{interface.network.prefixlen}")
         made.append(str(interface))

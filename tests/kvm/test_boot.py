@@ -116,6 +116,26 @@ def test_reboot_and_panic_end_with_a_reset(image: Image) -> None:
     asyncio.run(go(b"echo c > /proc/sysrq-trigger\n"))
 
 
+def test_without_acpi(image: Image) -> None:
+    """Devices from the command line, processors from the MP table, a reset by the keyboard's."""
+
+    async def go() -> None:
+        async with machine(image, cpus=2, acpi=False) as vm:
+            await prompt(vm)
+            assert "virtio" in await command(vm, "ls /sys/bus/virtio/devices")
+            assert "2" in (await command(vm, "nproc")).split()
+            assert "acpi" not in await command(vm, "ls /sys/firmware")
+            usage = vm.engine.usage()
+            assert len(usage.vcpus) == 2
+            assert usage.vcpus[0].seconds > 0.1
+            assert 20 << 20 < usage.resident < 256 << 20
+            vm.console.write(b"reboot -f\n")
+            async with asyncio.timeout(30):
+                assert (await vm.wait()).reason is ExitReason.REBOOT
+
+    asyncio.run(go())
+
+
 def test_power_button_on_uvloop(image: Image) -> None:
     async def go() -> None:
         async with machine(image) as vm:
