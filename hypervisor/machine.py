@@ -97,8 +97,8 @@ class Machine:
         which go to QEMU as they are, make it "qemu" too.  `console_log` gets everything the guest
         prints.  `devices` are virtio devices of your own (see `devices.base`), on "kvm" alone.
         `uuid` is the machine's id, one is made up without it.
-        Without `acpi`, the guest gets an MP table and its devices on the command line; it then has
-        no power button.
+        Without `acpi`, the guest gets an MP table and its devices on the command line (which the
+        kernel must be configured for, VIRTIO_MMIO_CMDLINE_DEVICES), and has no power button.
         """
         if engine not in ENGINES:
             raise UsageError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")

@@ -117,12 +117,15 @@ def test_reboot_and_panic_end_with_a_reset(image: Image) -> None:
 
 
 def test_without_acpi(image: Image) -> None:
-    """Devices from the command line, processors from the MP table, a reset by the keyboard's."""
+    """Processors from the MP table, a reset by the keyboard controller, devices named.
+
+    Debian's kernels are configured without VIRTIO_MMIO_CMDLINE_DEVICES, and find none of them.
+    """
 
     async def go() -> None:
         async with machine(image, cpus=2, acpi=False) as vm:
             await prompt(vm)
-            assert "virtio" in await command(vm, "ls /sys/bus/virtio/devices")
+            assert "virtio_mmio.device=4K@0x" in await command(vm, "cat /proc/cmdline")
             assert "2" in (await command(vm, "nproc")).split()
             assert "acpi" not in await command(vm, "ls /sys/firmware")
             usage = vm.engine.usage()
