@@ -139,11 +139,10 @@ def _compact_disc(conf: str) -> dict[str, object]:
 
 def _share(conf: str) -> dict[str, object]:
     words = _words(conf)
-    if "port" in words:
-        raise UsageError("virtio-9p,port=: use a unix socket, path=SOCKET, or --share TAG=DIR")
-    if not words.get("path") or not words.get("tag"):
-        raise UsageError(f"virtio-9p,{conf}, expected path=SOCKET,tag=TAG")
-    return {"share": (f"{words['tag']}={words['path']}",)}
+    path, port, tag = (words.get(name, "") for name in ("path", "port", "tag"))
+    if not tag or bool(path) == bool(port):
+        raise UsageError(f"virtio-9p,{conf}, expected path=SOCKET,tag=TAG or port=PORT,tag=TAG")
+    return {"share": (f"{tag}=unix:{path}" if path else f"{tag}=tcp:127.0.0.1:{port}",)}
 
 
 def _vsock(conf: str) -> dict[str, object]:

@@ -91,7 +91,8 @@ def test_bad_serial(text: str, message: str) -> None:
         ("4,ahci-cd,cd.iso", {"disk": ("cd.iso,ro",)}),
         ("2:0,virtio-net", {"net": ""}),
         ("2:0,virtio-vpnkit,path=/run/s,uuid=abc", {"net": "", "uuid": "abc"}),
-        ("7,virtio-9p,path=/run/9p.sock,tag=src", {"share": ("src=/run/9p.sock",)}),
+        ("7,virtio-9p,path=/run/9p.sock,tag=src", {"share": ("src=unix:/run/9p.sock",)}),
+        ("7,virtio-9p,port=564,tag=src", {"share": ("src=tcp:127.0.0.1:564",)}),
         ("8,virtio-sock,guest_cid=3,path=/run/v", {"vsock": ("cid=3,path=/run/v",)}),
     ],
 )
@@ -111,7 +112,7 @@ def test_slot(text: str, expected: dict[str, object]) -> None:
         ("3,virtio-blk,d,format=qcow", "qemu-img convert"),
         ("3,virtio-blk,d,sectorsize=4096", "leave it out"),
         ("3,virtio-blk,d,fast", "expected ro, nocache"),
-        ("3,virtio-9p,port=564,tag=t", "use a unix socket"),
+        ("3,virtio-9p,port=564,path=/s,tag=t", "expected path=SOCKET,tag=TAG or port"),
         ("3,virtio-9p,path=/s", "expected path=SOCKET,tag=TAG"),
         ("3,virtio-sock,path=/s", "expected guest_cid=N"),
         ("3,virtio-sock,guest_cid=3,path=/s,guest_forwards=1", "connect to PATH/connect"),
