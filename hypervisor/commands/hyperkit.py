@@ -147,11 +147,17 @@ def _share(conf: str) -> dict[str, object]:
 
 def _vsock(conf: str) -> dict[str, object]:
     words = _words(conf)
-    if words.get("guest_forwards"):
-        raise UsageError("guest_forwards=: connect to PATH/connect instead, as for every port")
     if not words.get("guest_cid") or not words.get("path"):
         raise UsageError(f"virtio-sock,{conf}, expected guest_cid=N,path=DIRECTORY")
-    return {"vsock": (f"cid={words['guest_cid']},path={words['path']}",)}
+    text = f"cid={words['guest_cid']},path={words['path']}"
+    forwards = words.get("guest_forwards", "")
+    return {"vsock": (f"{text},forwards={forwards}" if forwards else text,)}
+
+
+def _tap(conf: str) -> dict[str, object]:
+    if not conf:
+        raise UsageError("a TAP without a name, expected -s SLOT,virtio-tap,tap0")
+    return {"nic": (f"tap:{conf}",)}
 
 
 def _network(conf: str) -> dict[str, object]:
@@ -170,9 +176,9 @@ _DRIVERS: Mapping[str, Callable[[str], dict[str, object]]] = {
     "ahci-cd": _compact_disc,
     "virtio-9p": _share,
     "virtio-sock": _vsock,
+    "virtio-tap": _tap,
 }
 _REFUSED_DRIVERS = {
-    "virtio-tap": "use --nic for a TAP, or --net for a network without root",
     "uart": "there is one serial port, -l com1,...",
     "dummy": "leave it out",
 }

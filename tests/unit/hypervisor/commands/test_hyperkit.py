@@ -94,6 +94,11 @@ def test_bad_serial(text: str, message: str) -> None:
         ("7,virtio-9p,path=/run/9p.sock,tag=src", {"share": ("src=unix:/run/9p.sock",)}),
         ("7,virtio-9p,port=564,tag=src", {"share": ("src=tcp:127.0.0.1:564",)}),
         ("8,virtio-sock,guest_cid=3,path=/run/v", {"vsock": ("cid=3,path=/run/v",)}),
+        (
+            "8,virtio-sock,guest_cid=3,path=/v,guest_forwards=1;2",
+            {"vsock": ("cid=3,path=/v,forwards=1;2",)},
+        ),
+        ("2,virtio-tap,tap0,mac=02:0:0:0:0:1", {"nic": ("tap:tap0,mac=02:0:0:0:0:1",)}),
     ],
 )
 def test_slot(text: str, expected: dict[str, object]) -> None:
@@ -106,7 +111,7 @@ def test_slot(text: str, expected: dict[str, object]) -> None:
         ("virtio-rnd", "expected SLOT,DRIVER"),
         ("x,virtio-rnd", "expected SLOT,DRIVER"),
         ("3,virtio-gpu", "-s virtio-gpu, expected one of ahci-cd"),
-        ("3,virtio-tap,tap0", "use --nic for a TAP"),
+        ("3,virtio-tap", "a TAP without a name"),
         ("3,uart", "-l com1"),
         ("3,virtio-blk", "a disk without a path"),
         ("3,virtio-blk,d,format=qcow", "qemu-img convert"),
@@ -115,7 +120,6 @@ def test_slot(text: str, expected: dict[str, object]) -> None:
         ("3,virtio-9p,port=564,path=/s,tag=t", "expected path=SOCKET,tag=TAG or port"),
         ("3,virtio-9p,path=/s", "expected path=SOCKET,tag=TAG"),
         ("3,virtio-sock,path=/s", "expected guest_cid=N"),
-        ("3,virtio-sock,guest_cid=3,path=/s,guest_forwards=1", "connect to PATH/connect"),
         ("3,virtio-net,mac=02:00:00:00:00:01", "comes of -U UUID"),
     ],
 )
