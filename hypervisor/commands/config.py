@@ -17,8 +17,9 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ import click
 
 from ..errors import UsageError
 from ..machine import CPUS_MAX, ENGINES, parse_memory, parse_uuid
-from . import hyperkit, network
+from . import devices, hyperkit, network
 from .settings import NAMES, SettingError, Settings, apply
 
 _TABLE = re.compile(r"\s*\[\s*([^\[\]]+?)\s*\]\s*(#.*)?$")
@@ -94,13 +95,17 @@ def _settings(
 
 def check(settings: Settings) -> None:
     """Raise SettingError for values that can never be, without looking at files."""
-    checks = (
+    checks: list[tuple[str, Callable[[], object]]] = [
+        (name, partial(devices.machine_arguments, {name: texts}, settings.directory))
+        for name, texts in settings.devices.items()
+    ]
+    checks += [
         ("memory", lambda: parse_memory(settings.memory)),
         ("uuid", lambda: parse_uuid(settings.uuid)),
         ("publish", lambda: [network.parse_publish(each) for each in settings.publish]),
         ("net", lambda: network.addresses(settings.net)),
         ("serial", lambda: hyperkit.parse_serial(settings.serial)),
-    )
+    ]
     for key, work in checks:
         try:
             work()

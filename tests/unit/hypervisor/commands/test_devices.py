@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from hypervisor.commands import devices, settings
+from hypervisor.commands.config import check
 from hypervisor.commands.devices import DeviceOption, Shape, machine_arguments
 from hypervisor.commands.settings import SettingError, Settings, apply
 from hypervisor.errors import UsageError
@@ -45,6 +46,15 @@ def test_shapes() -> None:
 
 def test_two_options_of_one_keyword_add_up() -> None:
     assert made(nic="jack", tap="tap0") == {"nics": ["jack", "tap tap0"]}
+
+
+def test_texts_are_checked_before_anything_is_made() -> None:
+    asked = apply(Settings(), {"vsock": "three"}, Path())
+    with pytest.raises(ValueError, match="three"):
+        check(asked)
+    with pytest.raises(SettingError, match="two --share are called src") as caught:
+        check(apply(Settings(), {"share": ["src=a", "src=b"]}, Path()))
+    assert caught.value.key == "share"
 
 
 def test_one_is_one() -> None:
