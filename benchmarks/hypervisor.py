@@ -1,9 +1,17 @@
-"""Our monitor next to QEMU's microvm board on KVM: the same kernel, the same machine, in turns.
+"""Our monitor: how it starts, next to QEMU's microvm board, and what its machines cost.
 
-Where this host's KVM runs no kernels, both run in the nested machine of the kvm lane; what is
-compared then is how much each adds, so only the ratios mean something.
+Where this host's KVM runs no kernels, the groups that boot one run in the nested machine of the kvm
+lane; there only ratios mean something.  Groups:
 
-    hypervisor.py [--quick] [--json FILE]
+    boot    start to the guest's init, ours and QEMU's                       stock kernel
+    linux   exits per MiB of network, wake-ups by an idle guest              stock kernel
+    own     our own time to the guest's first instruction, the loop's pauses
+    memory  PSS of each further machine, wake-ups by halted guests
+
+A stock kernel takes 10 to 20 seconds to boot in the nested machine, so that --quick takes longer
+than a minute there; `--cells own,memory --quick` does not.
+
+    hypervisor.py [--quick] [--cells GROUP,...] [--json FILE]
 """
 
 from __future__ import annotations
@@ -13,112 +21,108 @@ import asyncio
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from statistics import median
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/kvm")]
 
 from nested import Nested  # noqa: E402
 
-from benchmarks.report import Cell, Report  # noqa: E402
-from hypervisor import ExitReason, Machine  # noqa: E402
+from benchmarks import hypervisor_boot, hypervisor_host, hypervisor_linux  # noqa: E402
+from benchmarks.machines import INIT, Group, Samples  # noqa: E402
+from benchmarks.report import Report  # noqa: E402
 from hypervisor.core.kvm import why_not  # noqa: E402
 from hypervisor.engine import host  # noqa: E402
-from hypervisor.engine.kvm import KvmEngine  # noqa: E402
 from hypervisor.image.build import Image, Spec, build, load  # noqa: E402
 from hypervisor.image.cache import Cache, default_directory  # noqa: E402
 
-ENGINES = ("kvm", "qemu")
-BOOT = 60.0
-MARK = b"@@init"
-INIT = b"#!/bin/sh\necho @@init >/dev/console\nexec poweroff -f\n"
-OWN_GOAL = 0.020  # seconds from `start` to the guest's first instruction
+# A file of cells adds its groups here.
+MODULES = (hypervisor_boot, hypervisor_linux, hypervisor_host)
+GROUPS = {group.name: group for module in MODULES for group in module.GROUPS}
+PATIENCE = 300.0  # seconds for a group in the nested machine
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one round")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    rounds = 1 if options.quick else 3
+    options = _options()
+    chosen = [GROUPS[name] for name in options.cells.split(",")]
     if options.inside:
-        print(json.dumps(asyncio.run(_measure(_near(options.inside), rounds))))
+        found = asyncio.run(_measure(_near(options.inside), chosen, options.quick))
+        print(json.dumps(found))
         return
     report = Report("hypervisor")
     image = build(Spec(init=INIT), Cache(default_directory(os.environ)))
-    _add(report, _samples(image, rounds, options.quick), image)
+    samples = _stock(image, [group for group in chosen if group.stock], options.quick)
+    if why_not() is None:
+        for group in chosen:
+            if not group.stock:
+                samples |= _apart(image, group, options.quick)
+    for name, found in samples.items():
+        GROUPS[name].add(report, found)
     report.print()
     if options.json:
         report.write(options.json)
 
 
-def _samples(image: Image, rounds: int, quick: bool) -> dict[str, list[float]]:
-    if host.kvm().good:
-        return asyncio.run(_measure(image, rounds))
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="fewer rounds")
+    parser.add_argument("--cells", default=",".join(GROUPS), metavar="GROUP,...")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    for name in options.cells.split(","):
+        if name not in GROUPS:
+            parser.error(f"no group is named {name!r}: expected {', '.join(GROUPS)}")
+    return options
+
+
+def _stock(image: Image, groups: Sequence[Group], quick: bool) -> dict[str, Samples]:
+    """Measure where KVM runs stock kernels."""
+    if not groups or host.kvm().good:
+        return asyncio.run(_measure(image, groups, quick))
     with Nested() as machine:
-        argv = [machine.python, __file__, "--inside", str(image.directory)]
-        done = machine.run([*argv, *(["--quick"] if quick else [])], timeout=(rounds + 1) * BOOT)
+        done = machine.run(_argv(image, groups, quick), timeout=PATIENCE * len(groups))
     if done.code:
         sys.exit(f"in the nested machine: {done.output}")
-    samples: dict[str, list[float]] = json.loads(done.output.splitlines()[-1])
+    return _result(done.output)
+
+
+def _apart(image: Image, group: Group, quick: bool) -> dict[str, Samples]:
+    """Measure in a process of its own: what another group left in the heap would serve this one."""
+    argv = _argv(image, [group], quick)
+    done = subprocess.run(argv, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        sys.exit(f"{group.name}: exit code {done.returncode}")
+    return _result(done.stdout)
+
+
+def _argv(image: Image, groups: Sequence[Group], quick: bool) -> list[str]:
+    names = ",".join(group.name for group in groups)
+    argv = [Nested.python, __file__, "--inside", str(image.directory), "--cells", names]
+    return [*argv, "--quick"] if quick else argv
+
+
+def _result(output: str) -> dict[str, Samples]:
+    samples: dict[str, Samples] = json.loads(output.splitlines()[-1])
     return samples
 
 
 def _near(directory: Path) -> Image:
     """Copy an image into the memory of the nested machine, whose 9P share is not measured."""
+    if "TRIKIT_NESTED" not in os.environ:
+        return load(directory)
     return load(shutil.copytree(directory, Path(tempfile.mkdtemp()) / "image"))
 
 
-async def _measure(image: Image, rounds: int) -> dict[str, list[float]]:
-    samples: dict[str, list[float]] = {name: [] for name in ENGINES}
-    for _ in range(rounds):
-        for engine in ENGINES:
-            await _boot(image, engine, samples)
-    return samples
-
-
-async def _boot(image: Image, engine: str, samples: dict[str, list[float]]) -> None:
-    """Boot once; the time counts from the call of `start` to init's first words."""
-    loop = asyncio.get_running_loop()
-    machine = Machine(image.kernel, image.initrd, engine=engine)
-    async with asyncio.timeout(BOOT), machine:
-        seen = b""
-        while MARK not in seen:
-            data = await machine.console.read()
-            if not data:
-                sys.exit(f"{engine}: the console ended: {seen[-500:]!r}")
-            seen += data
-        samples[engine].append(loop.time() - machine.started_at)
-        end = await machine.wait()
-        if end.reason is not ExitReason.POWER_OFF:
-            sys.exit(f"{engine}: ended by {end.reason.value}, expected a power-off")
-
-
-async def _own(image: Image) -> list[float]:
-    """Return seconds from `start` to the guest's first instruction, on this host's own KVM."""
-    samples = []
-    for _ in range(10):
-        async with Machine(image.kernel, image.initrd, engine="kvm") as machine:
-            assert isinstance(machine.engine, KvmEngine)
-            samples.append(machine.engine.statistics().first_instruction)
-    return samples
-
-
-def _add(report: Report, samples: dict[str, list[float]], image: Image) -> None:
-    ours, peer = samples["kvm"], samples["qemu"]
-    pairs = tuple(q / k for k, q in zip(ours, peer, strict=True))
-    options: dict[str, Any] = {"better": "lower", "unit": "s"}
-    report.add(Cell("start to init", median(ours), {"qemu": median(peer)}, pairs=pairs, **options))
-    if why_not() is None:
-        name = f"start to first instruction, {image.size >> 20} MiB to load"
-        own = median(asyncio.run(_own(image)))
-        report.add(Cell(name, own, {"goal": OWN_GOAL}, **options))
+async def _measure(image: Image, groups: Sequence[Group], quick: bool) -> dict[str, Samples]:
+    return {group.name: await group.measure(image, quick) for group in groups}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Lightweight machines as a library: virtio devices and engines driven from asyncio."""
 
 from .engine.base import EngineError, Event, EventKind, Exit, ExitReason, State
+from .engine.statistics import Statistics
 from .errors import HypervisorError, PeerError, UsageError
 from .machine import Machine
 
@@ -14,5 +15,6 @@ __all__ = [
     "Machine",
     "PeerError",
     "State",
+    "Statistics",
     "UsageError",
 ]

@@ -37,6 +37,7 @@ from .engine.base import (
 from .engine.choice import choose
 from .engine.kvm import KvmEngine
 from .engine.qemu import QemuEngine
+from .engine.statistics import Statistics
 from .errors import UsageError
 
 ENGINES: dict[str, Callable[[], Engine]] = {
@@ -127,6 +128,7 @@ class Machine:
         self._exit: Exit | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
+        self._killed = False  # by us
         self._listeners: set[asyncio.Queue[Event | None]] = set()
 
     @property
@@ -156,7 +158,8 @@ class Machine:
         try:
             await self._engine.start(self.config, self._console, self._notify)
         except BaseException as error:
-            self._finish(Exit(ExitReason.FAILED, str(error)))
+            reason = ExitReason.KILLED if self._killed else ExitReason.FAILED
+            self._finish(Exit(reason, str(error)))
             raise
         self._move(State.RUNNING)
         self._notify(EventKind.STARTED, self._engine.name)
@@ -198,6 +201,7 @@ class Machine:
     async def kill(self) -> Exit:
         """End the machine at once; return how it ended, which may have been earlier."""
         if self.state is not State.ENDED:
+            self._killed = True
             self.engine.kill()
         return await self.wait()
 
@@ -214,6 +218,13 @@ class Machine:
             self._must_be(State.PAUSED)
             await self.engine.resume()
             self._move(State.RUNNING)
+
+    def statistics(self) -> Statistics:
+        """Return when the boot reached what, exits by reason, and each queue's counters.
+
+        A snapshot, also of a machine that has ended; `engine.statistics` names the fields.
+        """
+        return self.engine.statistics()
 
     def status(self) -> State:
         """Return where the machine is in its life."""

@@ -41,8 +41,8 @@ class Row:
 
 def row(found: Mapping[str, Any], before: Row | None) -> Row:
     """Return what a machine's statistics say, compared with its row before."""
-    seconds = tuple(vcpu["seconds"] for vcpu in found["vcpus"])
-    exits = sum(vcpu["exits"] for vcpu in found["vcpus"]) if found["exits"] is not None else -1
+    seconds = tuple(found["vcpus"])
+    exits = sum(found["exits"].values()) if found["exits"] is not None else -1
     rx = sum(nic["rx_octets"] for nic in found["nics"])
     tx = sum(nic["tx_octets"] for nic in found["nics"])
     span = max(found["uptime"] - (before.uptime if before else 0.0), 1e-3)

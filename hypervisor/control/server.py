@@ -123,7 +123,14 @@ class Server:
 
     async def _statistics(self, request: Request) -> object:
         status: Any = await self._status(request)
-        return {**status, **asdict(self._machine.engine.usage())}
+        usage, counted = self._machine.engine.usage(), self._machine.statistics()
+        return {
+            **status,
+            **asdict(usage),
+            "exits": dict(counted.exits) if counted.vcpus else None,  # None: not told
+            "boot": asdict(counted.boot),
+            "devices": [asdict(device) for device in counted.devices],
+        }
 
     async def _pause(self, request: Request) -> object:
         await self._machine.pause()

@@ -14,7 +14,7 @@ SOURCES = ["core.c", "memory.c", "discard.c", "vring.c", "chain.c", "net.c"]
 HEADERS = ["core.h", "vring.h"]
 INTERNAL = ["vring_internal.h"]
 if platform.machine() == "x86_64":  # the machine monitor; the rest runs anywhere
-    SOURCES += ["kvm.c", "vcpu.c", "run.c", "state.c", "uart.c"]
+    SOURCES += ["kvm.c", "vcpu.c", "run.c", "state.c", "uart.c", "wire.c"]
     HEADERS += ["kvm.h"]
     INTERNAL += ["kvm_internal.h"]
 

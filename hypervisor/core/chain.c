@@ -19,6 +19,9 @@ int vq_chain_pop(struct vq *q)
         return 0;
     q->last_avail++;
     q->inflight++;
+    q->frames++;
+    for (uint32_t i = 0; i < q->readable; i++)
+        q->octets += q->iov[i].iov_len;
     return 1;
 }
 
@@ -31,5 +34,6 @@ void vq_chain_push(struct vq *q, uint32_t head, uint32_t written)
     if (q->pending >= q->size)
         vq_publish(q); /* elements that wait must not be written over */
     q->inflight--;
+    q->octets += written;
     vq_used_put(q, (uint16_t)head, written);
 }

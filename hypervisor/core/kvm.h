@@ -75,6 +75,32 @@ struct hv_counters {
     uint64_t kicks;
 };
 
+/* For hv_vm_wire: memory, a doorbell (a write of `value`) and an interrupt line. */
+struct hv_slot {
+    uint32_t slot;
+    uint32_t readonly;
+    uint64_t gpa;
+    uint64_t host;
+    uint64_t size;
+};
+
+struct hv_doorbell {
+    int fd;
+    uint32_t size;
+    uint64_t addr;
+    uint64_t value;
+};
+
+struct hv_line {
+    int fd;
+    uint32_t gsi;
+};
+
+/* wire.c */
+int hv_vm_wire(struct hv_vm *vm, const struct hv_slot *slots, uint32_t slot_count,
+               const struct hv_doorbell *doorbells, uint32_t doorbell_count,
+               const struct hv_line *lines, uint32_t line_count);
+
 /* kvm.c */
 struct hv_vm *hv_vm_new(const char *path, int irqchip, struct hv_failure *failure);
 void hv_vm_free(struct hv_vm *vm);

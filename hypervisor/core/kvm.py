@@ -15,7 +15,6 @@ import errno
 import mmap
 import os
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 from ..errors import UsageError
@@ -223,12 +222,7 @@ class Vm:
     def __enter__(self) -> Vm:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @property
@@ -251,10 +245,9 @@ class Vm:
         All three are multiples of 4 KiB.  Reads of a readonly slot do not exit, writes do (MMIO).
         The memory must stay mapped until `unmap` or `close`.
         """
-        slot = self._slots
+        slot = self.next_slot()
         done = lib.hv_vm_map(self.handle, slot, gpa, host, size, readonly)
         _check(f"map {size} bytes at {gpa:#x}", done)
-        self._slots += 1
         return slot
 
     def unmap(self, slot: int) -> None:
@@ -262,16 +255,25 @@ class Vm:
         _check(f"unmap slot {slot}", lib.hv_vm_map(self.handle, slot, 0, 0, 0, False))
 
     def page(self, gpa: int, size: int = PAGE) -> memoryview:
-        """Make zeroed memory that the guest reads at `gpa` without an exit; writes are MMIO exits.
+        """Make memory (`keep`) that a guest reads at `gpa` without an exit; writes are MMIO exits.
 
-        For the registers of devices, which may share one.  It lives as long as the view or the
-        machine.
+        For the registers of devices, which may share one.
         """
+        memory, host = self.keep(size)
+        self.map(gpa, host, size, readonly=True)
+        return memory
+
+    def keep(self, size: int) -> tuple[memoryview, int]:
+        """Return zeroed memory that lives as long as the machine, and its host address."""
         memory = mmap.mmap(-1, size)
         address = ffi.from_buffer("uint8_t[]", memory, require_writable=True)
-        self.map(gpa, int(ffi.cast("uintptr_t", address)), size, readonly=True)
         self._kept.append((address, memory))
-        return memoryview(memory)
+        return memoryview(memory), int(ffi.cast("uintptr_t", address))
+
+    def next_slot(self) -> int:
+        """Return the number of a memory slot that nobody has."""
+        self._slots += 1
+        return self._slots - 1
 
     # Doorbells and interrupts
 
@@ -382,11 +384,10 @@ class Vm:
 
         The kernel takes 10 to 100 ms for it: a loop that others wait for calls it in a thread.
         """
-        if self._handle is None:
-            return
-        lib.hv_vm_free(self._handle)
-        self._handle = None
-        self._kept.clear()
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            lib.hv_vm_free(handle)
+            self._kept.clear()
 
 
 def why_not(path: str = KVM) -> str | None:

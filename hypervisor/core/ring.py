@@ -111,6 +111,16 @@ class Ring:
         return int(self.q.calls)
 
     @property
+    def chains(self) -> int:
+        """Chains taken, or frames moved, wherever it was attached."""
+        return int(self.q.frames)
+
+    @property
+    def octets(self) -> int:
+        """Bytes in these: what the driver wrote, and what was written for it."""
+        return int(self.q.octets)
+
+    @property
     def dropped(self) -> int:
         """Chains that were no frames (transmit), frames that no buffer could hold (receive)."""
         return int(self.q.dropped)

@@ -117,6 +117,8 @@ int vq_attach(struct vq *q, const struct hv_memory *m, uint32_t size, uint64_t d
         return -EPROTO;
     if (!q->arena && !(q->arena = malloc(VQ_ARENA)))
         return -ENOMEM;
+    if (!q->iov && !(q->iov = malloc(VQ_IOV_MAX * sizeof *q->iov)))
+        return -ENOMEM;
     q->size = size;
     q->used_idx = load16(q->used + 2);
     q->avail_idx = q->last_avail;
@@ -141,7 +143,9 @@ void vq_free(struct vq *q)
 {
     vq_detach(q);
     free(q->arena);
+    free(q->iov);
     q->arena = NULL;
+    q->iov = NULL;
 }
 
 /* How many chains wait; 0 also for a queue that is broken or not attached. */

@@ -73,7 +73,7 @@ struct vq {
     uint32_t error;      /* enum vq_error */
     uint64_t error_a;
     uint64_t error_b;
-    uint64_t frames;     /* counters */
+    uint64_t frames;     /* counters; frames, or chains where they are no frames */
     uint64_t octets;
     uint64_t dropped;
     uint64_t calls;
@@ -85,7 +85,7 @@ struct vq {
     uint16_t head;       /* of the chain that vq_chain_pop() took */
     uint32_t readable;   /* of its pieces in iov; the others are writable */
     uint32_t inflight;   /* chains taken by vq_chain_pop() and not pushed yet */
-    struct iovec iov[VQ_IOV_MAX];
+    struct iovec *iov;   /* VQ_IOV_MAX of them while it is attached; few are ever touched */
 };
 
 /* Which queue pair a flow lives on: the one it last transmitted on (virtio 1.2, 5.1.6.5.6). */

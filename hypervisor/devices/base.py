@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..core.memory import GuestMemory
+from ..core.ring import Ring
 from .queue import Queue
 
 
@@ -61,6 +62,11 @@ class Device:
 
     def notified(self, index: int) -> None:
         """Look into queue `index`: the driver kicked it."""
+
+    def ring(self, index: int) -> tuple[Ring, int] | None:
+        """Return the ring that this device walks in place of the line's queue `index`, and the
+        kicks that it took there itself; for the machine's statistics."""
+        return None
 
     def stopped(self, index: int) -> None:
         """Let go of queue `index`, which is detached: the driver took it back (QueueReady 0)."""

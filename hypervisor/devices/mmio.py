@@ -16,7 +16,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 from ..core.memory import GuestMemory
@@ -36,21 +36,11 @@ from .registers import (
     Register,
     Status,
 )
-from .setup import QueueSetup
+from .setup import QueueSetup, TransportStatistics
 
 log = logging.getLogger(__name__)
 
 LOUD = 8  # failures of a device that are logged as warnings: its guest may go on for ever
-
-
-@dataclass(frozen=True, slots=True)
-class TransportStatistics:
-    """Counters of one transport."""
-
-    writes: int = 0  # that came as exits
-    refused: int = 0  # of these, against the rules
-    resets: int = 0
-    failures: int = 0  # DEVICE_NEEDS_RESET
 
 
 class Transport:
@@ -81,9 +71,11 @@ class Transport:
         self._call = call
         self._line: Line | None = None
         self._activations = 0
+        self._queues: list[QueueSetup] = []
         self._ending: asyncio.Future[None] | None = None  # the device lets go of the last line
         self._resetting: asyncio.Future[None] | None = None  # and the driver waits for it
         self._counters = TransportStatistics()
+        self._kicked_count = [0] * len(kicks)
         device.config_changed = self.config_changed
         self._clear()
 
@@ -93,7 +85,8 @@ class Transport:
         self.features = 0
         self._features_sel = [0, 0]  # device's, driver's
         self._queue_sel = 0
-        self._queues = list(map(QueueSetup, self.device.queue_sizes, self._kicks))
+        past = [queue.counters for queue in self._queues] or [(0, 0, 0)] * len(self._kicks)
+        self._queues = list(map(QueueSetup, self.device.queue_sizes, self._kicks, past))
         self._ending = None
         self._page.acknowledge(INTERRUPT_CONFIG)
         self._page.show_config(self.device.config())
@@ -124,7 +117,14 @@ class Transport:
 
     def statistics(self) -> TransportStatistics:
         """Return counters since the device was made."""
-        return self._counters
+        return replace(self._counters, queues=tuple(map(self._queue, range(len(self._queues)))))
+
+    def _queue(self, index: int) -> tuple[int, int, int, int]:
+        kicks = self._kicked_count[index]
+        if (own := self.device.ring(index)) is not None:
+            ring, own_kicks = own
+            return kicks + own_kicks, ring.chains, ring.octets, ring.calls
+        return kicks, *self._queues[index].counters
 
     def _count(self, **more: int) -> None:
         now = self._counters
@@ -326,6 +326,7 @@ class Transport:
     def _kicked(self, index: int) -> None:
         with contextlib.suppress(BlockingIOError):
             os.eventfd_read(self._kicks[index])
+        self._kicked_count[index] += 1
         self._guarded(partial(self.device.notified, index))
 
     def _guarded(self, call: Callable[[], None]) -> None:

@@ -78,6 +78,10 @@ class NetPort(RingPort):
             device.execute(Enable(index, True))
         device.refresh()
 
+    def ring(self, index: int) -> tuple[Ring, int]:
+        """Return ring `index` and the kicks that came for it."""
+        return self._device.rings[index], self._device.kicked[index]
+
     def stop_ring(self, index: int) -> None:
         """Move nothing through ring `index` any more."""
         self._forget(self._device.rings[index])
@@ -148,6 +152,10 @@ class Net(Device):
     def activate(self, line: Line) -> None:
         """Move frames from now on."""
         self.port.start(line)
+
+    def ring(self, index: int) -> tuple[Ring, int]:
+        """Return the port's ring, which outlives resets."""
+        return self.port.ring(index)
 
     def stopped(self, index: int) -> None:
         """Move none through this queue."""

@@ -19,6 +19,7 @@ from ..aio.console import Console
 from ..devices.base import Device
 from ..errors import HypervisorError
 from .measure import Usage
+from .statistics import Statistics
 
 
 class EngineError(HypervisorError):
@@ -123,6 +124,9 @@ class Engine(Protocol):
 
     async def start(self, config: Config, console: Console, notify: Notify) -> None:
         """Run the machine; raise `EngineError`, leaving nothing behind, when that fails."""
+
+    def statistics(self) -> Statistics:
+        """Return what the machine has cost so far; at any time, also after its end."""
 
     async def press_power_button(self) -> None:
         """Ask the guest to power off (ACPI)."""

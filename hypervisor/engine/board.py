@@ -3,6 +3,8 @@
 A virtio device's page is memory that the guest reads without an exit; its doorbells and interrupt
 acknowledgements are eventfds, and its interrupt is an irqfd, so data moves without one too.  What
 is left, configuration mostly, comes to `read` and `write`.
+
+The pages of all devices are one memory slot: making one takes the kernel milliseconds.
 """
 
 from __future__ import annotations
@@ -10,18 +12,23 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 from ..aio.console import Console
+from ..aio.work import Work
 from ..core import kvm
 from ..core.ram import GuestRam
+from ..core.wiring import Wiring
 from ..devices.base import Device
 from ..devices.i8042 import KeyboardController
 from ..devices.mmio import Transport
 from ..devices.pm import Power
 from ..devices.rtc import Rtc
 from ..pc import layout
+from .statistics import DeviceStatistics, QueueStatistics
 
 ALL_ONES = 0xFFFFFFFFFFFFFFFF
 _QUEUE_NOTIFY = 0x50  # virtio 1.2, 4.2.2
@@ -39,20 +46,36 @@ class PortDevice(Protocol):
         """Take what the guest writes."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Wires:
+    """What connects a device with the guest: its page, and eventfds for its queues and its call."""
+
+    page: memoryview
+    kicks: Sequence[int]
+    call: int
+
+
 class Board:
     """Everything of a machine but its processors; `close` after they have stopped."""
 
     def __init__(
         self,
-        vm: kvm.Vm,
         memory: int,
+        devices: Sequence[Device],
         power_off: Callable[[], None],
         reset: Callable[[], None],
     ) -> None:
-        self.vm = vm
+        self.devices = tuple(devices)  # in the order of their pages
+        self._slots = [layout.slot(number) for number in range(len(devices))]
+        self._vm: kvm.Vm | None = None
+        self._uart: kvm.Uart | None = None
         self._loop = asyncio.get_running_loop()
         self._undo = contextlib.ExitStack()
+        self._wires: list[_Wires] = []
         self._transports: list[Transport] = []
+        self._counted: tuple[DeviceStatistics, ...] = ()
+        self._release: Work[None] | None = None
+        self.first_output = 0.0  # when the guest first printed, on the monotonic clock
         self._console_done: Callable[[], None] = lambda: None
         self._power = Power(power_off, reset)
         self._ports: dict[int, PortDevice] = {}
@@ -65,17 +88,57 @@ class Board:
         self.ram = GuestRam([(part.address, part.size) for part in layout.ram(memory)])
         self._undo.callback(self.ram.close)
 
-    def map_memory(self) -> None:
-        """Show the guest its memory."""
+    @property
+    def vm(self) -> kvm.Vm:
+        """The virtual machine that was wired."""
+        assert self._vm is not None
+        return self._vm
+
+    def wire(self, vm: kvm.Vm) -> Wiring:
+        """Give `vm` memory, serial port, doorbells and interrupts: once the result `connect`s."""
+        self._vm = vm
+        wiring = Wiring(vm)
         for region in self.ram.regions:
-            self.vm.map(region.gpa, self.ram.host(region.gpa, region.size), region.size)
+            wiring.map(region.gpa, self.ram.host(region.gpa, region.size), region.size)
+        self._uart = vm.uart(layout.UART_PORT, layout.UART_GSI)
+        if self.devices:
+            pages = wiring.page(layout.MMIO, len(self.devices) * layout.PAGE)
+            for slot, device in zip(self._slots, self.devices, strict=True):
+                at = slot.address - layout.MMIO
+                page = pages[at : at + layout.PAGE]
+                self._wires.append(self._wire(wiring, slot, device, page))
+        return wiring
 
-    def connect(self, console: Console) -> None:
-        """Put the serial port on `console`, which is closed with the board."""
-        uart = self.vm.uart(layout.UART_PORT, layout.UART_GSI)
+    def _wire(self, wiring: Wiring, slot: layout.Slot, device: Device, page: memoryview) -> _Wires:
+        call = self._eventfd()
+        kicks = [self._eventfd() for _ in device.queue_sizes]
+        for index, kick in enumerate(kicks):
+            wiring.ioeventfd(kick, slot.address + _QUEUE_NOTIFY, 4, index)
+        # The interrupt status never changes for used buffers: nobody looks at these.
+        wiring.ioeventfd(self._eventfd(), slot.address + _INTERRUPT_ACK, 4, _USED_BUFFER)
+        wiring.irqfd(call, slot.gsi)
+        return _Wires(page, kicks, call)
 
+    def _eventfd(self) -> int:
+        fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._undo.callback(os.close, fd)
+        return fd
+
+    def attach(self, console: Console) -> None:
+        """Let the loop serve what was wired; `console` is closed with the board."""
+        assert self._uart is not None
+        self._connect(console, self._uart)
+        self._transports = [
+            Transport(device, self.ram.memory, self._loop, wires.page, wires.kicks, wires.call)
+            for device, wires in zip(self.devices, self._wires, strict=True)
+        ]
+
+    def _connect(self, console: Console, uart: kvm.Uart) -> None:
         def ready() -> None:
-            console.receive(uart.read())
+            data = uart.read()
+            if data and not self.first_output:
+                self.first_output = time.monotonic()
+            console.receive(data)
             console.flush()
 
         def done() -> None:
@@ -88,29 +151,11 @@ class Board:
         self._loop.add_reader(uart.fd, ready)
         self._console_done = done
 
-    def add(self, device: Device) -> None:
-        """Give `device` the next page and interrupt."""
-        slot = layout.slot(len(self._transports))
-        address = slot.address
-        page = self.vm.page(address)
-        call = self._eventfd()
-        kicks = [self._eventfd() for _ in device.queue_sizes]
-        for index, kick in enumerate(kicks):
-            self.vm.ioeventfd(kick, address + _QUEUE_NOTIFY, 4, index)
-        # The interrupt status never changes for used buffers: nobody looks at these.
-        self.vm.ioeventfd(self._eventfd(), address + _INTERRUPT_ACK, 4, _USED_BUFFER)
-        self.vm.irqfd(call, slot.gsi)
-        self._transports.append(Transport(device, self.ram.memory, self._loop, page, kicks, call))
-
-    def _eventfd(self) -> int:
-        fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._undo.callback(os.close, fd)
-        return fd
-
-    @property
-    def devices(self) -> Sequence[Device]:
-        """The devices, in the order of their pages."""
-        return [transport.device for transport in self._transports]
+    def statistics(self) -> tuple[DeviceStatistics, ...]:
+        """Return the devices' counters; those of the time of `close` after it."""
+        if self._transports:
+            self._counted = tuple(map(_count, self._transports))
+        return self._counted
 
     def read(self, exit_: kvm.Exit) -> int:
         """Return what a processor reads; where nothing is, all ones."""
@@ -136,10 +181,31 @@ class Board:
 
     async def close(self) -> None:
         """Let go of everything, the virtual machine too; may be called again."""
+        self.statistics()
         while self._transports:
             transport = self._transports.pop()
             transport.close()
             await transport.device.close()
         self._console_done()
-        self.vm.close()
+        if self._release is None:
+            self._release = Work(self._give_back)
+        await self._release.settle()
+
+    def _give_back(self) -> None:
+        """Release what the kernel holds: it takes a while (`Vm.close`)."""
+        if self._vm is not None:
+            self._vm.close()
+        self._wires.clear()
         self._undo.close()
+
+
+def _count(transport: Transport) -> DeviceStatistics:
+    found, device = transport.statistics(), transport.device
+    return DeviceStatistics(
+        type(device).__name__.lower(),
+        device.device_id,
+        found.writes,
+        found.resets,
+        found.failures,
+        tuple(QueueStatistics(*counters) for counters in found.queues),
+    )

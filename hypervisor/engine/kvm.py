@@ -11,47 +11,37 @@ CLOCK_BOOTTIME has more.
 from __future__ import annotations
 
 import asyncio
-import mmap
-import os
 import struct
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
 
 from vpnstack.link.port import Jack
 
 from ..aio.console import Console
+from ..aio.work import Work, end
 from ..core import kvm
 from ..devices.balloon import Balloon
 from ..devices.base import Device
 from ..devices.net import Net
 from ..devices.rng import Rng
 from ..errors import HypervisorError
-from ..pc import boot, cmdline, cpu, cpuid
+from ..pc import cpu, cpuid
 from . import measure
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .board import Board
+from .loader import Loader
+from .statistics import Boot, Statistics
 
-_MAPPED = 16 << 20  # bytes of a file from which on it is not read into memory of ours
 _CLOCK_TOLERANCE = 10_000_000  # nanoseconds: less than this is not worth a jump
+
+_AT_ONCE = 2  # machines that start
+_gates: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
 # KVM_SYSTEM_EVENT_* (linux/kvm.h)
 _SYSTEM_EVENTS = {1: ExitReason.POWER_OFF, 2: ExitReason.REBOOT, 3: ExitReason.PANIC}
-
-
-@dataclass(frozen=True, slots=True)
-class Statistics:
-    """What a machine has cost so far."""
-
-    vcpus: tuple[kvm.VcpuStatistics, ...]
-    first_instruction: float  # seconds from `start` to the guest's first instruction
-
-    @property
-    def user_exits(self) -> int:
-        """Exits that Python answered."""
-        return sum(vcpu.python for vcpu in self.vcpus)
 
 
 class KvmEngine:
@@ -63,65 +53,84 @@ class KvmEngine:
         self._device = device
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[Exit] = self._loop.create_future()
-        self._vm: kvm.Vm | None = None
+        self._vm: kvm.Vm | None = None  # a thread's, too, until it runs
+        self._running_vm: kvm.Vm | None = None
+        self._works: list[Work[Any]] = []  # of `start`
         self._board: Board | None = None
         self._jacks: list[Jack] = []  # in which a port of ours is plugged
         self._notify: Notify = lambda kind, detail: None
         self._threads: list[int] = []  # of the processors, in order
         self._paused_at = (0, 0)  # the guest's clock and the host's, in nanoseconds
-        self._first_instruction = 0.0
+        self._begin = 0.0  # on the monotonic clock: a loop's may stand still for a turn
+        self._boot = Boot()
+        self._vcpus: tuple[kvm.VcpuStatistics, ...] = ()  # as they were at the end
 
     async def start(self, config: Config, console: Console, notify: Notify) -> None:
-        """Run the machine; raise `EngineError` when it cannot be made."""
-        begin = time.monotonic()
+        """Run the machine; raise `EngineError` when it cannot be made.
+
+        Files are loaded beside the making of the machine, both away from the loop.
+        """
+        self._begin = time.monotonic()
+        self._boot = Boot(started=time.time())
         self._notify = notify
         try:
-            vm = self._make(config, console)
-            self._loop.add_reader(vm.exit_fd, self._on_exits)
-            vm.resume()
+            async with _gate(self._loop):
+                await self._start(config, console)
         except BaseException as error:
-            await self.close()
-            console.close()
+            try:
+                await self.close()
+            finally:
+                console.close()
             if isinstance(error, HypervisorError | OSError):
                 raise EngineError(str(error)) from error
             raise
-        self._first_instruction = time.monotonic() - begin
 
-    def _make(self, config: Config, console: Console) -> kvm.Vm:
+    async def _start(self, config: Config, console: Console) -> None:
+        if self.ended.done():
+            raise EngineError("killed before it ran")
         if config.engine_args:
             raise EngineError(f"{config.engine_args[0]} is for QEMU: choose the engine qemu")
+        devices = _devices(config)
+        board = self._board = Board(config.memory, devices, self._power_off, self._reset)
+        loader = Loader(board.ram, config, len(devices))
+        loading = Work(loader.run, loader.stop)
+        self._works.append(loading)
         vm = self._vm = kvm.Vm(self._device)
-        board = self._board = Board(vm, config.memory, self._power_off, self._reset)
-        board.map_memory()
-        board.connect(console)
-        for device in _devices(config):
-            board.add(device)
+        wiring = Work(board.wire(vm).connect)
+        self._works.append(wiring)
+        board.attach(console)
+        await wiring
+        self._boot = replace(self._boot, wired=self._since())
+        await self._make_processors(vm, config.cpus)
+        entry = await loading
+        self._boot = replace(self._boot, loaded=self._since())
+        self._works.clear()
+        if self.ended.done():
+            raise EngineError("killed before it ran")
         self._plug(config)
-        entry = boot.load(
-            board.ram,
-            _read(config.kernel),
-            None if config.initrd is None else _read(config.initrd),
-            cmdline.default_cmdline(config.cmdline, acpi=config.acpi, devices=len(board.devices)),
-            cpus=config.cpus,
-            ram_size=config.memory,
-            devices=len(board.devices),
-            acpi=config.acpi,
-        )
-        others = set(measure.thread_ids())
-        self._make_processors(vm, config.cpus, entry)
-        self._threads = [tid for tid in measure.thread_ids() if tid not in others]
-        return vm
-
-    @staticmethod
-    def _make_processors(vm: kvm.Vm, count: int, entry: cpu.Entry) -> None:
-        supported = vm.supported_cpuid()
-        for index in range(count):
-            vcpu = vm.vcpu(cpuid.masked(supported, index, count))
-            vcpu.set(kvm.State.FPU, cpu.fpu())
-            vcpu.set_msrs(_msrs(cpu.msrs()))
         first = vm.vcpus[0]  # the others wait for its INIT and SIPI
         first.set(kvm.State.SREGS, cpu.sregs(entry))
         first.set(kvm.State.REGS, cpu.regs(entry))
+        self._run(vm)
+
+    async def _make_processors(self, vm: kvm.Vm, count: int) -> None:
+        supported = vm.supported_cpuid()
+        for index in range(count):
+            await asyncio.sleep(0)  # one takes half a millisecond
+            others = set(measure.thread_ids())
+            vcpu = vm.vcpu(cpuid.masked(supported, index, count))
+            self._threads += measure.vcpu_ids(others)
+            vcpu.set(kvm.State.FPU, cpu.fpu())
+            vcpu.set_msrs(_msrs(cpu.msrs()))
+
+    def _run(self, vm: kvm.Vm) -> None:
+        self._loop.add_reader(vm.exit_fd, self._on_exits)
+        self._running_vm = vm
+        vm.resume()
+        self._boot = replace(self._boot, first_instruction=self._since())
+
+    def _since(self) -> float:
+        return time.monotonic() - self._begin
 
     def _plug(self, config: Config) -> None:
         assert self._board is not None
@@ -161,9 +170,9 @@ class KvmEngine:
         """Stop the processors for good and say how it came to that."""
         if self.ended.done():
             return
-        if self._vm is not None and not self._vm.closed:
-            self._loop.remove_reader(self._vm.exit_fd)
-            self._vm.pause()
+        if self._running_vm is not None:  # else a thread may be at work on it
+            self._loop.remove_reader(self._running_vm.exit_fd)
+            self._running_vm.pause()
         self.ended.set_result(exit_)
 
     async def press_power_button(self) -> None:
@@ -189,28 +198,30 @@ class KvmEngine:
         self._notify(EventKind.RESUMED, "")
 
     def _running(self, verb: str) -> Board:
-        if self._board is None or self.ended.done():
+        if self._board is None or self._running_vm is None or self.ended.done():
             raise EngineError(f"cannot {verb}: the machine does not run")
         return self._board
 
     def statistics(self) -> Statistics:
-        """Return counters; only while the machine is there."""
-        vcpus: Sequence[kvm.Vcpu] = () if self._vm is None or self._vm.closed else self._vm.vcpus
-        return Statistics(tuple(vcpu.statistics() for vcpu in vcpus), self._first_instruction)
+        """Return counters; after the end, those of the end."""
+        if self._running_vm is not None and not self._running_vm.closed:
+            self._vcpus = tuple(vcpu.statistics() for vcpu in self._running_vm.vcpus)
+        if self._board is None:
+            return Statistics(self._boot)
+        boot, printed = self._boot, self._board.first_output
+        if printed:
+            boot = replace(boot, first_output=printed - self._begin)
+        return Statistics(boot, self._vcpus, self._board.statistics())
 
     def usage(self) -> measure.Usage:
         """Return what the machine uses of the host."""
-        if self._board is None or self._vm is None or self._vm.closed:
+        if self._board is None or self._running_vm is None or self._running_vm.closed:
             return measure.Usage()
-        vcpus = [vcpu.statistics() for vcpu in self._vm.vcpus]
-        counts = [sum(vcpu.exits.values()) for vcpu in vcpus]
-        times = measure.seconds(self._threads)
         nics = [device for device in self._board.devices if isinstance(device, Net)]
         return measure.Usage(
-            tuple(map(measure.VcpuUsage, times, counts)),
+            tuple(measure.seconds(self._threads)),
             measure.file_resident(self._board.ram.fd),
             tuple(measure.nic(each.port.name, each.port.statistics()) for each in nics),
-            measure.exits_of([vcpu.exits for vcpu in vcpus]),
         )
 
     def kill(self) -> None:
@@ -220,12 +231,22 @@ class KvmEngine:
     async def close(self) -> None:
         """Leave no thread, descriptor or mapping."""
         self.kill()
-        while self._jacks:
-            self._jacks.pop().unplug()
-        if self._board is not None:
-            await self._board.close()
-        if self._vm is not None:  # also when there is no board yet
-            self._vm.close()
+        self.statistics()  # the last of them
+        try:
+            await end(self._works)
+        finally:
+            while self._jacks:
+                self._jacks.pop().unplug()
+            if self._board is not None:
+                await self._board.close()
+            if self._vm is not None:  # also when the board was not wired
+                self._vm.close()
+
+
+def _gate(loop: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
+    """Return what lets a few machines start at once: the loop has work of a millisecond for each,
+    which would come in one piece for all that begin together."""
+    return _gates.setdefault(loop, asyncio.Semaphore(_AT_ONCE))
 
 
 def _devices(config: Config) -> list[Device]:
@@ -241,17 +262,6 @@ def _devices(config: Config) -> list[Device]:
 def _msrs(packed: bytes) -> dict[int, int]:
     """Read struct kvm_msrs."""
     return {index: value for index, _, value in struct.iter_unpack("<IIQ", packed[8:])}
-
-
-def _read(path: Path) -> bytes | memoryview:
-    """Return the file's contents; what is large is mapped, for the kernel to copy."""
-    try:
-        with open(path, "rb") as file:
-            if os.fstat(file.fileno()).st_size < _MAPPED:
-                return file.read()
-            return memoryview(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
-    except OSError as error:
-        raise EngineError(f"cannot read {path}: {error.strerror}") from None
 
 
 def _judge(exit_: kvm.Exit) -> Exit:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,17 +13,6 @@ from vpnstack.link.port import PortStatistics
 _TICKS = os.sysconf("SC_CLK_TCK")
 _BLOCK = 512  # bytes that st_blocks counts in
 _UTIME, _STIME = 11, 12  # of /proc/PID/stat, counted from behind the command's name
-
-
-@dataclass(frozen=True, slots=True)
-class VcpuUsage:
-    """One virtual processor: seconds of its thread, and exits that reached the monitor.
-
-    `exits` is -1 where the engine does not tell.
-    """
-
-    seconds: float
-    exits: int = -1
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +30,9 @@ class NicUsage:
 class Usage:
     """A machine's use of the host so far; `resident` is the guest's memory in use, in bytes."""
 
-    vcpus: tuple[VcpuUsage, ...] = ()
+    vcpus: tuple[float, ...] = ()  # seconds of each virtual processor's thread
     resident: int = 0
     nics: tuple[NicUsage, ...] = ()
-    exits: Mapping[str, int] | None = None  # by reason, all processors; None: not told
 
 
 def nic(name: str, port: PortStatistics) -> NicUsage:
@@ -61,15 +48,25 @@ def thread_ids(pid: int | str = "self") -> list[int]:
         return []
 
 
+def vcpu_ids(others: Container[int]) -> list[int]:
+    """Return the threads of our own virtual processors ("vcpu 0") that are none of `others`."""
+    return [tid for tid in thread_ids() if tid not in others and _name(tid).startswith("vcpu ")]
+
+
 def qemu_vcpu_ids(pid: int) -> list[int]:
     """Return the threads of QEMU's processors, in order: "CPU 0/KVM" or "CPU 0/TCG"."""
     found = []
     for tid in thread_ids(pid):
-        with contextlib.suppress(OSError):
-            name = Path(f"/proc/{pid}/task/{tid}/comm").read_text().rstrip("\n")
-            if match := re.fullmatch(r"CPU (\d+)/.*", name):
-                found.append((int(match[1]), tid))
+        if match := re.fullmatch(r"CPU (\d+)/.*", _name(tid, pid)):
+            found.append((int(match[1]), tid))
     return [tid for _, tid in sorted(found)]
+
+
+def _name(tid: int, pid: int | str = "self") -> str:
+    try:
+        return Path(f"/proc/{pid}/task/{tid}/comm").read_text().rstrip("\n")
+    except OSError:  # it has ended
+        return ""
 
 
 def seconds(tids: Iterable[int], pid: int | str = "self") -> list[float]:
@@ -99,35 +96,3 @@ def process_shared(pid: int) -> int:
     except OSError:
         pass
     return 0
-
-
-def exits_of(counters: Sequence[Mapping[int, int]]) -> dict[str, int]:
-    """Sum exits by reason over processors, named as linux/kvm.h does."""
-    total: dict[str, int] = {}
-    for each in counters:
-        for number, count in each.items():
-            name = _EXITS.get(number, str(number))
-            total[name] = total.get(name, 0) + count
-    return total
-
-
-_EXITS = {
-    0: "unknown",
-    1: "exception",
-    2: "io",
-    3: "hypercall",
-    4: "debug",
-    5: "hlt",
-    6: "mmio",
-    7: "irq window",
-    8: "shutdown",
-    9: "fail entry",
-    10: "intr",
-    12: "tpr access",
-    17: "internal error",
-    24: "system event",
-    26: "ioapic eoi",
-    29: "x86 rdmsr",
-    30: "x86 wrmsr",
-    39: "memory fault",
-}

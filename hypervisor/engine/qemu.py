@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from . import host, measure, tsc
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .nics import Listen, Nics
 from .qemu_args import Wires, command_line
+from .statistics import Boot, Statistics
 
 START_TIMEOUT = 30.0
 COMMAND_TIMEOUT = 10.0
@@ -66,11 +68,13 @@ class QemuEngine:
         self._tasks: list[asyncio.Task[None]] = []
         self._shutdown: str | None = None  # the reason that QEMU gave
         self._killing = False
+        self._boot = Boot()
 
     async def start(self, config: Config, console: Console, notify: Notify) -> None:
         """Run the machine; raise `EngineError` when QEMU does not start."""
         if config.devices:
             raise EngineError("devices of your own run on the engine kvm alone, found qemu")
+        self._boot = Boot(started=time.time())
         program = shutil.which(self._qemu)
         if program is None:
             raise EngineError(f"{self._qemu} is not here: run apt-get install qemu-system-x86")
@@ -154,6 +158,10 @@ class QemuEngine:
         words = self._child.last_words if self._child is not None else ""
         return f"QEMU exited {how}: {words or 'it said nothing'}"
 
+    def statistics(self) -> Statistics:
+        """Return when it was started; QEMU keeps its exits and queues to itself."""
+        return Statistics(self._boot)
+
     async def press_power_button(self) -> None:
         """Press the ACPI power button."""
         await self._execute("system_powerdown")
@@ -183,7 +191,7 @@ class QemuEngine:
         times = measure.seconds(measure.qemu_vcpu_ids(pid), pid)
         ports = self._nics.ports if self._nics is not None else {}
         return measure.Usage(
-            tuple(map(measure.VcpuUsage, times)),
+            tuple(times),
             measure.process_shared(pid),
             tuple(measure.nic(name, port.statistics()) for name, port in ports.items()),
         )

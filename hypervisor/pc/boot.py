@@ -7,10 +7,11 @@ writes here must hold zeros, as new memory does.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from . import acpi, bzimage, cmdline, cpu, elf, initrd, layout, mptable, pvh
+from . import acpi, bzimage, cmdline, cpu, elf, layout, mptable, pvh
+from . import initrd as ramdisk
 from .elf import Bytes, KernelError
 
 _INITRD_ADDR_MAX = 0x7FFFFFFF  # what today's kernels say; an ELF file does not
@@ -65,19 +66,29 @@ def load(
     table is written instead of ACPI's.  Raises `KernelError` where something is not what it
     should be or does not fit, and `UsageError` for an impossible board; nothing is written then.
     """
-    board = Board(ram_size, cpus, devices, acpi)
-    board_tables = _tables(board)
+    made = plan(Board(ram_size, cpus, devices, acpi), kernel, initrd, cmdline)
+    if initrd is not None:
+        ramdisk.check(initrd)
+    for address, data in made.pieces:
+        memory.write(address, data)
+    return made.entry
+
+
+def plan(board: Board, kernel: Bytes, initrd: Bytes | None, cmdline: str) -> Plan:
+    """Return what `load` would write; of the kernel's code and of the initrd nothing is read.
+
+    So the initrd is left to be checked (`initrd.check`).
+    """
+    tables = _tables(board)
     if bzimage.is_bzimage(kernel):
-        plan = _plan_bzimage(kernel, initrd, cmdline, board)
+        made = _plan_bzimage(kernel, initrd, cmdline, board)
     elif bytes(kernel[:4]) == elf.MAGIC:
-        plan = _plan_elf(kernel, initrd, cmdline, board)
+        made = _plan_elf(kernel, initrd, cmdline, board)
     else:
         found = bytes(kernel[:4]).hex() or "an empty file"
         expected = "a bzImage (HdrS at byte 0x202) or an ELF file (7f454c46)"
         raise KernelError("not a kernel", expected, found)
-    for address, data in (board_tables, *plan.pieces):
-        memory.write(address, data)
-    return plan.entry
+    return replace(made, pieces=(tables, *made.pieces))
 
 
 def load_flat(memory: GuestRam, program: Bytes) -> cpu.Entry:
@@ -90,11 +101,12 @@ def load_flat(memory: GuestRam, program: Bytes) -> cpu.Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class _Plan:
-    """What to write where, and the entry."""
+class Plan:
+    """What to write where, and the entry; `initrd` is address and size, zeros where none is."""
 
     entry: cpu.Entry
     pieces: tuple[tuple[int, Bytes], ...]
+    initrd: tuple[int, int]
 
 
 def _tables(board: Board) -> tuple[int, bytes]:
@@ -104,7 +116,7 @@ def _tables(board: Board) -> tuple[int, bytes]:
     return (layout.RSDP, tables) if board.acpi else (layout.MP_TABLE, mptable.table(board.cpus))
 
 
-def _plan_bzimage(kernel: Bytes, ramdisk: Bytes | None, words: str, board: Board) -> _Plan:
+def _plan_bzimage(kernel: Bytes, initrd: Bytes | None, words: str, board: Board) -> Plan:
     image = bzimage.parse(kernel)
     # The decompressor moves itself, and unpacks to pref_address at the lowest.
     if image.relocatable:
@@ -112,39 +124,40 @@ def _plan_bzimage(kernel: Bytes, ramdisk: Bytes | None, words: str, board: Board
     else:
         end = layout.KERNEL + max(image.init_size, len(image.code))
     end = max(end, layout.KERNEL + len(image.code))
-    where, line = _place(ramdisk, end, image.initrd_addr_max, board), image.cmdline_size
+    where, line = _place(initrd, end, image.initrd_addr_max, board), image.cmdline_size
     handover = _handover(board, layout.KERNEL, where)
     pieces: list[tuple[int, Bytes]] = [
         (layout.KERNEL, image.code),
         (layout.CMDLINE, cmdline.encode(words, line)),
         *_long_mode(bzimage.boot_params(image.header, handover)),
     ]
-    return _Plan(_long_entry(layout.KERNEL + bzimage.ENTRY_64), _with(pieces, where, ramdisk))
+    entry = _long_entry(layout.KERNEL + bzimage.ENTRY_64)
+    return Plan(entry, _with(pieces, where, initrd), where)
 
 
-def _plan_elf(kernel: Bytes, ramdisk: Bytes | None, words: str, board: Board) -> _Plan:
+def _plan_elf(kernel: Bytes, initrd: Bytes | None, words: str, board: Board) -> Plan:
     image = elf.parse(kernel)
     for each in image.segments:
         if each.address < layout.KERNEL:
             found = f"one at {each.address:#x}"
             raise KernelError("ELF kernel", f"segments from {layout.KERNEL:#x} on", found)
     end = max(each.address + each.size for each in image.segments)
-    where = _place(ramdisk, end, _INITRD_ADDR_MAX, board)
+    where = _place(initrd, end, _INITRD_ADDR_MAX, board)
     handover = _handover(board, layout.KERNEL, where)
     pieces: list[tuple[int, Bytes]] = [(each.address, each.data) for each in image.segments]
     pieces.append((layout.CMDLINE, cmdline.encode(words)))
     if image.pvh is None:
         pieces += _long_mode(bzimage.boot_params(b"", handover))
-        return _Plan(_long_entry(image.entry), _with(pieces, where, ramdisk))
+        return Plan(_long_entry(image.entry), _with(pieces, where, initrd), where)
     pieces.append((layout.START_INFO, pvh.start_info(layout.START_INFO, handover)))
     pieces.append((layout.GDT, cpu.gdt(cpu.Mode.PROTECTED)))
     entry = cpu.Entry(cpu.Mode.PROTECTED, image.pvh, rbx=layout.START_INFO)
-    return _Plan(entry, _with(pieces, where, ramdisk))
+    return Plan(entry, _with(pieces, where, initrd), where)
 
 
-def _handover(board: Board, kernel: int, ramdisk: tuple[int, int]) -> bzimage.Handover:
+def _handover(board: Board, kernel: int, where: tuple[int, int]) -> bzimage.Handover:
     rsdp = layout.RSDP if board.acpi else 0
-    return bzimage.Handover(kernel, layout.CMDLINE, ramdisk, rsdp, board.e820())
+    return bzimage.Handover(kernel, layout.CMDLINE, where, rsdp, board.e820())
 
 
 def _long_entry(address: int) -> cpu.Entry:
@@ -160,22 +173,21 @@ def _long_mode(zero_page: bytes) -> list[tuple[int, Bytes]]:
 
 
 def _with(
-    pieces: list[tuple[int, Bytes]], where: tuple[int, int], ramdisk: Bytes | None
+    pieces: list[tuple[int, Bytes]], where: tuple[int, int], initrd: Bytes | None
 ) -> tuple[tuple[int, Bytes], ...]:
-    return (*pieces, (where[0], ramdisk)) if ramdisk is not None else tuple(pieces)
+    return (*pieces, (where[0], initrd)) if initrd is not None else tuple(pieces)
 
 
-def _place(ramdisk: Bytes | None, kernel_end: int, highest: int, board: Board) -> tuple[int, int]:
+def _place(initrd: Bytes | None, kernel_end: int, highest: int, board: Board) -> tuple[int, int]:
     """Find the initrd's address, as high as it fits; (0, 0) where there is none."""
     if kernel_end > board.low_end:
         found = f"{board.low_end >> 20} MiB"
         raise KernelError("the kernel is too large", f"{-(-kernel_end >> 20)} MiB of RAM", found)
-    if ramdisk is None:
+    if initrd is None:
         return 0, 0
-    initrd.check(ramdisk)
     room = min(board.low_end, highest + 1) - kernel_end
-    address = (kernel_end + room - len(ramdisk)) & ~(layout.PAGE - 1)
+    address = (kernel_end + room - len(initrd)) & ~(layout.PAGE - 1)
     if address < kernel_end:
         expected = f"at most {max(room, 0)} bytes in {board.ram_size >> 20} MiB of RAM"
-        raise KernelError("the initrd is too large", expected, f"{len(ramdisk)}")
-    return address, len(ramdisk)
+        raise KernelError("the initrd is too large", expected, f"{len(initrd)}")
+    return address, len(initrd)

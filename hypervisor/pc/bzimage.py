@@ -10,7 +10,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .elf import Bytes, KernelError
+from .elf import Bytes, KernelError, view
 
 SIGNATURE = b"HdrS"
 SIGNATURE_AT = 0x202
@@ -37,7 +37,7 @@ class BzImage:
 
     version: int
     header: bytes
-    code: memoryview
+    code: Bytes
     relocatable: bool
     pref_address: int
     init_size: int
@@ -57,31 +57,32 @@ def parse(image: Bytes) -> BzImage:
         raise KernelError("not a bzImage", "HdrS at byte 0x202", found)
     if len(image) < 0x268:
         raise KernelError("bzImage is truncated", f"{0x268} bytes of header", f"{len(image)}")
-    (version,) = struct.unpack_from("<H", image, 0x206)
-    (flags,) = struct.unpack_from("<H", image, 0x236)
+    head = bytes(image[:_HEADER_END])
+    (version,) = struct.unpack_from("<H", head, 0x206)
+    (flags,) = struct.unpack_from("<H", head, 0x236)
     if version < OLDEST or not flags & _XLF_KERNEL_64:
         found = f"{version >> 8}.{version & 0xFF:02}, xloadflags {flags:#x}"
         raise KernelError(
             "bzImage has no 64-bit entry", "boot protocol 2.12 with XLF_KERNEL_64", found
         )
-    return _read(memoryview(image), version)
+    return _read(image, head, version)
 
 
-def _read(image: memoryview, version: int) -> BzImage:
-    start = ((image[0x1F1] or 4) + 1) * _SECTOR
-    (paragraphs,) = struct.unpack_from("<I", image, 0x1F4)
+def _read(image: Bytes, head: bytes, version: int) -> BzImage:
+    start = ((head[0x1F1] or 4) + 1) * _SECTOR
+    (paragraphs,) = struct.unpack_from("<I", head, 0x1F4)
     # syssize rounds up to 16 bytes, which the file need not.
     if len(image) + 15 < start + paragraphs * 16 or len(image) <= start + ENTRY_64:
         expected = max(start + paragraphs * 16, start + ENTRY_64 + 1)
         raise KernelError("bzImage is truncated", f"{expected} bytes", f"{len(image)}")
-    (initrd_addr_max,) = struct.unpack_from("<I", image, 0x22C)
-    (cmdline_size,) = struct.unpack_from("<I", image, 0x238)
-    pref_address, init_size = struct.unpack_from("<QI", image, 0x258)
+    (initrd_addr_max,) = struct.unpack_from("<I", head, 0x22C)
+    (cmdline_size,) = struct.unpack_from("<I", head, 0x238)
+    pref_address, init_size = struct.unpack_from("<QI", head, 0x258)
     return BzImage(
         version=version,
-        header=bytes(image[HEADER : min(SIGNATURE_AT + image[0x201], _HEADER_END)]),
-        code=image[start:],
-        relocatable=bool(image[0x234]),
+        header=head[HEADER : SIGNATURE_AT + head[0x201]],
+        code=view(image)[start:],
+        relocatable=bool(head[0x234]),
         pref_address=pref_address,
         init_size=init_size,
         initrd_addr_max=initrd_addr_max,

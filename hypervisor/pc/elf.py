@@ -8,10 +8,25 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 from ..errors import UsageError
 
-Bytes = bytes | bytearray | memoryview
+
+class Extent(Protocol):
+    """Bytes that lie elsewhere, in a file say: `bytes()` reads them, slicing does not."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def __getitem__(self, part: slice, /) -> Extent:
+        """Return a part, step 1."""
+
+    def __bytes__(self) -> bytes:
+        """Read all of them."""
+
+
+Bytes = bytes | bytearray | memoryview | Extent
 
 MAGIC = b"\x7fELF"
 PT_LOAD = 1
@@ -20,6 +35,7 @@ PHDR = struct.Struct("<IIQQQQQQ")  # type, flags, offset, vaddr, paddr, filesz, 
 _EM_X86_64 = 62
 _NHDR = struct.Struct("<III")  # sizes of name and descriptor, type
 _XEN_ELFNOTE_PHYS32_ENTRY = 18
+_NOTES_MAX = 1 << 16  # bytes of notes that are looked at; Linux has a few hundred
 
 
 class KernelError(UsageError):
@@ -48,7 +64,7 @@ class Segment:
     """`data` to be loaded at guest-physical `address`, zeros up to `size` behind it."""
 
     address: int
-    data: memoryview
+    data: Bytes
     size: int
 
 
@@ -64,22 +80,26 @@ class Kernel:
 def parse(elf: Bytes) -> Kernel:
     """Read a kernel for x86-64; raises `KernelError`."""
     found = tuple(headers(elf))
-    (machine,) = struct.unpack_from("<H", elf, 18)
+    (machine,) = struct.unpack_from("<H", bytes(elf[:64]), 18)
     if machine != _EM_X86_64:
         raise KernelError("ELF kernel", "machine 62 (x86-64)", f"machine {machine}")
-    view = memoryview(elf)
-    segments = tuple(_segment(view, each) for each in found if each.kind == PT_LOAD)
+    segments = tuple(_segment(elf, each) for each in found if each.kind == PT_LOAD)
     if not segments:
         raise KernelError("ELF kernel", "a segment to load", "none")
-    (entry,) = struct.unpack_from("<Q", elf, 24)
+    (entry,) = struct.unpack_from("<Q", bytes(elf[:64]), 24)
     return Kernel(entry, pvh_entry(elf), segments)
 
 
-def _segment(elf: memoryview, header: Header) -> Segment:
+def view(data: Bytes) -> Bytes:
+    """Return `data` so that slicing it copies nothing."""
+    return memoryview(data) if isinstance(data, bytes | bytearray) else data
+
+
+def _segment(elf: Bytes, header: Header) -> Segment:
     if header.filesz > header.memsz:
         sizes = f"{header.filesz} bytes in the file for {header.memsz} in memory"
         raise KernelError("ELF kernel", "segments no larger than their memory", sizes)
-    data = elf[header.offset : header.offset + header.filesz]
+    data = view(elf)[header.offset : header.offset + header.filesz]
     if len(data) < header.filesz:
         raise KernelError(
             "ELF kernel is truncated",
@@ -93,14 +113,16 @@ def headers(elf: Bytes) -> Iterator[Header]:
     """Yield the program headers; raises `KernelError` when `elf` is no 64-bit ELF file."""
     if len(elf) < 64 or bytes(elf[:5]) != MAGIC + b"\x02":
         raise KernelError("not a 64-bit ELF kernel", "7f454c4602", f"{bytes(elf[:5]).hex()}")
-    (offset,) = struct.unpack_from("<Q", elf, 32)
-    (count,) = struct.unpack_from("<H", elf, 56)
+    head = bytes(elf[:64])
+    (offset,) = struct.unpack_from("<Q", head, 32)
+    (count,) = struct.unpack_from("<H", head, 56)
     end = offset + count * PHDR.size
     if end > len(elf):
         what = "the ELF kernel's program headers run past its end"
         raise KernelError(what, f"{end} bytes", f"{len(elf)}")
-    for at in range(offset, end, PHDR.size):
-        kind, _, start, _, paddr, filesz, memsz, _ = PHDR.unpack_from(elf, at)
+    table = PHDR.iter_unpack(bytes(elf[offset:end]))
+    for at, fields in zip(range(offset, end, PHDR.size), table, strict=True):
+        kind, _, start, _, paddr, filesz, memsz, _ = fields
         yield Header(at, kind, start, paddr, filesz, memsz)
 
 
@@ -108,18 +130,19 @@ def pvh_entry(elf: Bytes) -> int | None:
     """Return the physical address of the 32-bit PVH entry point, or None where no note names it."""
     for each in headers(elf):
         if each.kind == PT_NOTE:
-            entry = _find_note(elf[each.offset : each.offset + each.filesz])
+            size = min(each.filesz, _NOTES_MAX)
+            entry = _find_note(bytes(elf[each.offset : each.offset + size]))
             if entry is not None:
                 return entry
     return None
 
 
-def _find_note(notes: Bytes) -> int | None:
+def _find_note(notes: bytes) -> int | None:
     at = 0
     while at + 16 <= len(notes):
         name_len, desc_len, kind = _NHDR.unpack_from(notes, at)
         desc = at + 12 + ((name_len + 3) & ~3)
-        if bytes(notes[at + 12 : at + 16]) == b"Xen\0" and kind == _XEN_ELFNOTE_PHYS32_ENTRY:
+        if notes[at + 12 : at + 16] == b"Xen\0" and kind == _XEN_ELFNOTE_PHYS32_ENTRY:
             # Xen's macros write 4 or 8 bytes, as the word size of the kernel is.
             return int.from_bytes(notes[desc : desc + min(desc_len, 8)], "little")
         at = desc + ((desc_len + 3) & ~3)

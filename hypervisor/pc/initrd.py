@@ -17,7 +17,7 @@ def check(initrd: Bytes) -> None:
 
     Compressed archives are left to the kernel.
     """
-    if not initrd:
+    if len(initrd) == 0:
         raise KernelError("the initrd is empty", "a cpio archive", "0 bytes")
     at = 0
     while bytes(initrd[at : at + 6]) in _MAGICS:

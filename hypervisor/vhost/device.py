@@ -40,6 +40,7 @@ class Device:
         self.rx: list[Lane] = []  # attached and enabled, pair 0 first and without gaps
         self.running: list[Ring] = []  # all of these
         self.kicks: dict[int, int] = {}  # descriptor to ring
+        self.kicked = [0] * len(self.rings)  # how often
         self._borrowed = False
         self._epoll = epoll
         self._enabled = [False] * len(self.rings)
@@ -135,6 +136,7 @@ class Device:
     def drain_kick(self, fd: int) -> int:
         """Read a kick; returns its ring, PeerError if the descriptor is none."""
         index = self.kicks[fd]
+        self.kicked[index] += 1
         try:
             data = os.read(fd, 8)
         except BlockingIOError:

@@ -18,7 +18,14 @@ class Lane:
         self.dropped = 0
         self._steering = steering
         self._waiting = Backlog(BACKLOG_OCTETS)
-        self._scratch = Burst()
+        self._own_scratch: Burst | None = None
+
+    @property
+    def _scratch(self) -> Burst:
+        """A burst of our own, made when frames first wait: most lanes need none."""
+        if self._own_scratch is None:
+            self._own_scratch = Burst()
+        return self._own_scratch
 
     @property
     def stalled(self) -> bool:
@@ -63,7 +70,7 @@ class Lane:
             self.dropped += self._waiting.push(burst, start)
             return
         if self._scratch.capacity < burst.count:
-            self._scratch = Burst(burst.capacity)
+            self._own_scratch = Burst(burst.capacity)
         self._steering.select(burst, start, self.ring.pair, self._scratch)
         self.dropped += self._waiting.push(self._scratch)
         self._scratch.clear()

@@ -52,7 +52,7 @@ class RingPort:
         self._first = 0  # the transmit queue that comes first
         self._dropped = 0
         self._discarded = [0, 0]  # frames and octets that disabled queues transmitted
-        self._scratch = Burst()
+        self._scratch: Burst | None = None  # made when a queue is first disabled
         self._closed = False
 
     def _control(self, fd: int) -> None:
@@ -153,7 +153,7 @@ class RingPort:
 
     def _discard(self, ring: Ring) -> None:
         """Discard what a disabled queue transmits (vhost-user, ring states)."""
-        scratch = self._scratch
+        scratch = self._scratch = self._scratch or Burst()
         scratch.clear()
         ring.tx_pop(scratch)
         self._discarded[0] += scratch.count

@@ -130,7 +130,7 @@ def test_without_acpi(image: Image) -> None:
             assert "acpi" not in await command(vm, "ls /sys/firmware")
             usage = vm.engine.usage()
             assert len(usage.vcpus) == 2
-            assert usage.vcpus[0].seconds > 0.1
+            assert usage.vcpus[0] > 0.1
             assert 20 << 20 < usage.resident < 256 << 20
             vm.console.write(b"reboot -f\n")
             async with asyncio.timeout(30):

@@ -7,8 +7,10 @@ from collections.abc import Callable
 
 from hypervisor import EventKind, Exit, ExitReason
 from hypervisor.aio.console import Console
+from hypervisor.core.kvm import VcpuStatistics
 from hypervisor.engine.base import Config, Notify
-from hypervisor.engine.measure import NicUsage, Usage, VcpuUsage
+from hypervisor.engine.measure import NicUsage, Usage
+from hypervisor.engine.statistics import Statistics
 
 BANNER = b"Linux version 0.01\r\n"
 
@@ -50,7 +52,10 @@ class EchoEngine:
         self._notify(EventKind.RESUMED, "")
 
     def usage(self) -> Usage:
-        return Usage((VcpuUsage(1.5, 10),), 5 << 20, (NicUsage("n", 1, 60, 2, 120),), {"io": 10})
+        return Usage((1.5,), 5 << 20, (NicUsage("n", 1, 60, 2, 120),))
+
+    def statistics(self) -> Statistics:
+        return Statistics(vcpus=(VcpuStatistics({2: 10}, python=10, serial=0, kicks=0),))
 
     def kill(self) -> None:
         self.end(ExitReason.KILLED)

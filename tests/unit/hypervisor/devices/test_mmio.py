@@ -135,6 +135,17 @@ def test_an_indirect_request_is_served(echo: Bench) -> None:
     assert echo.octets(out) == b"abc"
 
 
+def test_counters_of_queues_outlive_a_reset(echo: Bench) -> None:
+    for _ in range(2):
+        echo.start()
+        echo.rings[0].add(echo.readable(b"hello"), echo.writable(5))
+        echo.kick(0)
+    found = echo.transport.statistics()
+    assert found.queues == ((2, 2, 20, 2), (0, 0, 0, 0))  # kicks, chains, octets, calls
+    echo.write(Register.STATUS, 0)
+    assert echo.transport.statistics().queues == found.queues
+
+
 def test_kicks_by_register_and_early_ones(echo: Bench) -> None:
     echo.start()
     echo.write(Register.QUEUE_NOTIFY, 1)

@@ -82,6 +82,10 @@ def test_frames_both_ways(net: Bench) -> None:
     assert net.interrupts() == 1
     stats = port.statistics()
     assert (stats.rx_frames, stats.rx_octets, stats.tx_frames, stats.tx_octets) == (1, 60, 1, 60)
+    counters = ((0, 1, 60, 1), (1, 1, 60, 1))  # kicks, chains, octets, calls
+    assert net.transport.statistics().queues == counters
+    net.write(Register.STATUS, 0)
+    assert net.transport.statistics().queues == counters
 
 
 def test_a_host_answers_the_guest(net: Bench) -> None:

@@ -3,6 +3,8 @@
 import asyncio
 import os
 import re
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -158,6 +160,40 @@ async def test_many_machines_on_one_loop(machine: Callable[..., Machine]) -> Non
         assert (await vm.kill()).reason is ExitReason.KILLED
 
 
+async def test_fifty_machines_start_at_once(machine: Callable[..., Machine]) -> None:
+    machines = [machine(PRINT + IDLE, name=f"vm{n}") for n in range(50)]
+    await asyncio.gather(*(vm.start() for vm in machines))
+    for vm in machines:
+        await read(vm, 1)
+    await asyncio.gather(*(vm.kill() for vm in machines))
+
+
+@pytest.mark.parametrize("turns", range(1, 9))
+async def test_a_cancelled_start_leaves_nothing(
+    machine: Callable[..., Machine], turns: int
+) -> None:
+    threads = threading.active_count()
+    vm = machine(ECHO, cpus=4)
+    starting = asyncio.create_task(vm.start())
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    starting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert (await vm.wait()).reason is ExitReason.FAILED
+    assert threading.active_count() == threads
+    assert _state() == (0, 0)
+
+
+async def test_killed_while_it_starts(machine: Callable[..., Machine]) -> None:
+    vm = machine(ECHO)
+    starting = asyncio.create_task(vm.start())
+    await asyncio.sleep(0)
+    assert (await vm.kill()).reason is ExitReason.KILLED
+    with pytest.raises(EngineError, match="killed"):
+        await starting
+
+
 async def test_statistics_count_what_python_answered(machine: Callable[..., Machine]) -> None:
     async with machine(IDLE, cpus=2) as vm:
         engine = vm.engine
@@ -165,7 +201,22 @@ async def test_statistics_count_what_python_answered(machine: Callable[..., Mach
         statistics = engine.statistics()
         assert len(statistics.vcpus) == 2
         assert statistics.user_exits == 0
-        assert statistics.first_instruction > 0
+        boot = statistics.boot
+        assert abs(boot.started - time.time()) < DEADLINE
+        assert 0 < boot.wired <= boot.first_instruction
+        assert 0 < boot.loaded <= boot.first_instruction
+        assert boot.first_output == 0
+
+
+async def test_exits_by_reason_are_known_after_the_end(machine: Callable[..., Machine]) -> None:
+    async with machine(NOWHERE + OFF) as vm:
+        assert await ended(vm) is ExitReason.POWER_OFF
+    statistics = vm.statistics()
+    assert statistics.exits == {"mmio": 2, "io": 3}
+    assert (statistics.user_exits, statistics.serial_exits) == (4, 1)
+    assert statistics.boot.first_output > statistics.boot.first_instruction
+    assert [each.name for each in statistics.devices] == ["rng", "balloon"]
+    assert [len(each.queues) for each in statistics.devices] == [1, 5]
 
 
 async def test_events(machine: Callable[..., Machine]) -> None:
@@ -197,15 +248,27 @@ async def test_events(machine: Callable[..., Machine]) -> None:
         (b"no kernel", {}, "kernel"),
         (vmlinux(memsz=64 << 20), {}, "too large"),
         (vmlinux(), {"cmdline": "x" * 3000}, "command line"),
+        (vmlinux(), {"initrd": b"070701truncated"}, "the initrd's entry at byte 0 is damaged"),
+        (vmlinux(), {"initrd": b""}, "the initrd is empty"),
         (vmlinux(), {"engine_args": ["-S"]}, "-S is for QEMU"),
     ],
-    ids=["no kernel", "too large", "command line", "QEMU's arguments"],
+    ids=[
+        "no kernel",
+        "too large",
+        "command line",
+        "cut initrd",
+        "empty initrd",
+        "QEMU's arguments",
+    ],
 )
 async def test_what_cannot_start_leaves_nothing(
     tmp_path: Path, kernel: bytes, options: dict[str, object], message: str
 ) -> None:
     path = tmp_path / "kernel"
     path.write_bytes(kernel)
+    if "initrd" in options:
+        (tmp_path / "initrd").write_bytes(options["initrd"])  # type: ignore[arg-type]
+        options = options | {"initrd": tmp_path / "initrd"}
     vm = Machine(path, engine="kvm", memory="32M", **options)  # type: ignore[arg-type]
     with pytest.raises(EngineError, match=re.escape(message)) as caught:
         await vm.start()

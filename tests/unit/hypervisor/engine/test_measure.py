@@ -69,7 +69,3 @@ def test_memory_in_use_is_what_was_touched() -> None:
 def test_a_port_receives_what_the_guest_sends() -> None:
     port = PortStatistics(rx_frames=1, rx_octets=60, tx_frames=2, tx_octets=120)
     assert measure.nic("n", port) == measure.NicUsage("n", 2, 120, 1, 60)
-
-
-def test_exits_by_name() -> None:
-    assert measure.exits_of([{2: 1, 6: 2}, {6: 3, 99: 1}]) == {"io": 1, "mmio": 5, "99": 1}
