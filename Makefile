@@ -1,7 +1,6 @@
 # make demo    boot a guest on our network and our file tree, and show that it works
-# make test    all tests: the fast lane, then the real peers
-# make test-kvm  machines on KVM, in a nested machine where this host's cannot run them; not yet part of
-#              make test: one hang of the nested machine has no explanation yet
+# make test    all tests: the fast lane, the real peers, and our monitor on KVM
+# make test-kvm  the last of these: machines on KVM, in a nested machine where this host's cannot run them
 # make check   format, lint, types and the fast tests
 # make bench   benchmarks side by side with peers (BENCH=--quick for under a minute each)
 # make fuzz    every fuzz target for FUZZ_SECONDS
@@ -23,7 +22,7 @@ demo:
 
 test:
 	@scripts/setup test
-	@$(PYTHON_VENV) -m pytest $(PYTEST) tests/unit tests/packetdrill tests/compat
+	@$(PYTHON_VENV) -m pytest $(PYTEST) tests/unit tests/packetdrill tests/compat tests/kvm
 
 test-kvm:
 	@scripts/setup test

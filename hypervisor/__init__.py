@@ -1,5 +1,6 @@
 """Lightweight machines as a library: virtio devices and engines driven from asyncio."""
 
+from .aio.vsock import Vsock
 from .engine.base import EngineError, Event, EventKind, Exit, ExitReason, State
 from .engine.statistics import Statistics
 from .errors import HypervisorError, PeerError, UsageError
@@ -17,4 +18,5 @@ __all__ = [
     "State",
     "Statistics",
     "UsageError",
+    "Vsock",
 ]

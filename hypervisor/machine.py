@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
@@ -22,6 +23,7 @@ from uuid import UUID, uuid4
 from vpnstack.link.port import Jack
 
 from .aio.console import Console
+from .aio.vsock import Vsock
 from .devices.base import Device
 from .engine.base import (
     TRANSITIONS,
@@ -45,6 +47,8 @@ ENGINES: dict[str, Callable[[], Engine]] = {
     "kvm": KvmEngine,
     "qemu": QemuEngine,
 }
+CONSOLES = ("serial", "virtio")
+HVC = "console=hvc0"  # after the serial port: what is named last is /dev/console
 CPUS_MAX = 16
 _UNITS = {"": 1 << 20, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _MEMORY_MIN = 32 << 20
@@ -84,25 +88,32 @@ class Machine:
         cpus: int = 1,
         nics: Sequence[Jack] = (),
         devices: Sequence[Device] = (),
+        vsock: Vsock | None = None,
         name: str = "vm",
         engine: str = "auto",
         engine_args: Sequence[str] = (),
         console_log: BinaryIO | None = None,
         uuid: str = "",
         acpi: bool = True,
+        console: str = "serial",
     ) -> None:
         """Describe a machine; raise `UsageError` for what can never run.
 
         `cmdline` follows the defaults that every guest needs, so it has the last word.
         `engine` "auto" is "kvm" where KVM runs unmodified kernels, else "qemu"; `engine_args`,
         which go to QEMU as they are, make it "qemu" too.  `console_log` gets everything the guest
-        prints.  `devices` are virtio devices of your own (see `devices.base`), on "kvm" alone.
+        prints.  `devices` are virtio devices of your own (see `devices.base`); "qemu" has
+        a place for entropy alone.  `vsock` is for this machine alone.
+        `console` "virtio" makes the guest's console a virtio one (hvc0), which is faster and
+        follows `console.resize` on "kvm"; what the kernel says goes to the serial port as well.
         `uuid` is the machine's id, one is made up without it.
         Without `acpi`, the guest gets an MP table and its devices on the command line (which the
         kernel must be configured for, VIRTIO_MMIO_CMDLINE_DEVICES), and has no power button.
         """
         if engine not in ENGINES:
             raise UsageError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
+        if console not in CONSOLES:
+            raise UsageError(f"console is {console!r}, expected one of {', '.join(CONSOLES)}")
         if not 1 <= cpus <= CPUS_MAX:
             raise UsageError(f"cpus is {cpus}, expected 1 to {CPUS_MAX}")
         self.config = Config(
@@ -114,6 +125,7 @@ class Machine:
             cpus=cpus,
             nics=tuple(nics),
             devices=tuple(devices),
+            vsock=vsock,
             engine_args=tuple(engine_args),
             uuid=parse_uuid(uuid),
             acpi=acpi,
@@ -124,8 +136,11 @@ class Machine:
         self._engine_name = engine
         self._console_log = console_log
         self._console: Console | None = None
+        self._serial: Console | None = None
+        self._console_kind = console
         self._engine: Engine | None = None
         self._exit: Exit | None = None
+        self._vsock: Vsock | None = None  # once it is open
         self._keeper: asyncio.Task[None] | None = None
         self._gone = asyncio.Event()
         self._killed = False  # by us
@@ -133,10 +148,24 @@ class Machine:
 
     @property
     def console(self) -> Console:
-        """The serial console; there once the machine was started."""
+        """The guest's console; there once the machine was started."""
         if self._console is None:
             raise UsageError(f"machine {self.name} was not started")
         return self._console
+
+    @property
+    def serial(self) -> Console:
+        """The serial port: the console itself, unless that is a virtio one."""
+        if self._serial is None:
+            raise UsageError(f"machine {self.name} was not started")
+        return self._serial
+
+    @property
+    def vsock(self) -> Vsock:
+        """The vsock device that the machine was given."""
+        if self.config.vsock is None:
+            raise UsageError(f"machine {self.name} has no vsock: give it Vsock()")
+        return self.config.vsock
 
     @property
     def engine(self) -> Engine:
@@ -150,13 +179,21 @@ class Machine:
         self._move(State.STARTING)
         loop = asyncio.get_running_loop()
         self.started_at = loop.time()
-        self._console = Console(log=self._console_log)
+        self._console = self._serial = Console(log=self._console_log)
+        config = self.config
+        if self._console_kind == "virtio":
+            self._serial = Console()
+            words = f"{HVC} {config.cmdline}".rstrip()
+            config = replace(config, terminal=self._console, cmdline=words)
         engine_name = self._engine_name
         if engine_name == "auto" and self.config.engine_args:  # which are QEMU's
             engine_name = "qemu"
         self._engine = ENGINES[engine_name]()
         try:
-            await self._engine.start(self.config, self._console, self._notify)
+            if self.config.vsock is not None:
+                self.config.vsock.open()
+                self._vsock = self.config.vsock
+            await self._engine.start(config, self._serial, self._notify)
         except BaseException as error:
             reason = ExitReason.KILLED if self._killed else ExitReason.FAILED
             self._finish(Exit(reason, str(error)))
@@ -211,6 +248,8 @@ class Machine:
             self._must_be(State.RUNNING)
             await self.engine.pause()
             self._move(State.PAUSED)
+            if self._vsock is not None:
+                self._vsock.pause()
 
     async def resume(self) -> None:
         """Let a paused machine go on; a running one does."""
@@ -218,6 +257,8 @@ class Machine:
             self._must_be(State.PAUSED)
             await self.engine.resume()
             self._move(State.RUNNING)
+            if self._vsock is not None:
+                self._vsock.resume()
 
     def statistics(self) -> Statistics:
         """Return when the boot reached what, exits by reason, and each queue's counters.
@@ -249,6 +290,11 @@ class Machine:
 
     def _finish(self, exit_: Exit) -> None:
         self._exit = exit_
+        for console in (self._console, self._serial):
+            if console is not None:
+                console.close()
+        if self._vsock is not None:
+            self._vsock.close()
         self._move(State.ENDED)
         self._notify(EventKind.ENDED, exit_.reason.value)
         for queue in self._listeners:
@@ -278,6 +324,8 @@ def _offer(queue: asyncio.Queue[Event | None], item: Event | None) -> None:
 
 def _readable(path: Path | str, what: str) -> Path:
     try:
+        if Path(path).exists() and not Path(path).is_file():  # a pipe would have us wait
+            raise UsageError(f"cannot read the {what} {path}: not a regular file")
         with open(path, "rb") as file:
             file.read(1)
     except OSError as error:

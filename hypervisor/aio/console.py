@@ -14,6 +14,7 @@ from typing import BinaryIO
 from ..errors import UsageError
 
 CAPACITY = 1 << 20
+TAIL = 8 << 10  # a kernel's last words: more than one panic with its stack
 _WRITE_MAX = 1 << 20
 _READS_MAX = 16  # of 64 KiB, before others get their turn
 
@@ -30,6 +31,9 @@ class Console:
         self.dropped = 0  # bytes that nobody read in time
         self.closed = False
         self.taps: list[Callable[[bytes], object]] = []  # get all that is printed from now on
+        self.tail = b""  # what was printed last, whoever read it
+        self.size = (80, 25)  # columns and rows
+        self._resized: Callable[[int, int], None] | None = None
         self._log = log
         self._pending = bytearray()
         self._outgoing = bytearray()
@@ -51,13 +55,23 @@ class Console:
         self._sock = sock
         self._loop.add_reader(sock.fileno(), self._on_readable)
 
-    def connect(self, send: Callable[[bytes], int]) -> None:
+    def connect(
+        self, send: Callable[[bytes], int], resized: Callable[[int, int], None] | None = None
+    ) -> None:
         """Be the line of a serial port in this process.
 
         `send` takes what the port has room for and returns how much that was.  The port's owner
-        calls `receive` with what the guest prints and `flush` when there is room again.
+        calls `receive` with what the guest prints and `flush` when there is room again.  `resized`
+        hears of `resize`, where the port can tell its guest.
         """
         self._send = send
+        self._resized = resized
+
+    def resize(self, cols: int, rows: int) -> None:
+        """Tell the guest the terminal's size; a serial port has no way to, a virtio console has."""
+        self.size = (cols, rows)
+        if self._resized is not None:
+            self._resized(cols, rows)
 
     def receive(self, data: bytes) -> None:
         """Take what the guest printed."""
@@ -118,7 +132,7 @@ class Console:
             self._loop.remove_writer(self._sock.fileno())
             self._sock.close()
             self._sock = None
-        self._send = None
+        self._send = self._resized = None
         self._end()
 
     def _on_readable(self) -> None:
@@ -144,6 +158,7 @@ class Console:
             self._log.flush()
         for tap in self.taps:
             tap(data)
+        self.tail = (self.tail + data)[-TAIL:]
         self._pending += data
         if (over := len(self._pending) - self.capacity) > 0:
             del self._pending[:over]

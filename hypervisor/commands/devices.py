@@ -14,6 +14,7 @@ from typing import Any
 
 import click
 
+from ..aio.vsock import Vsock
 from ..errors import UsageError
 
 
@@ -43,8 +44,33 @@ class DeviceOption:
         )
 
 
+def parse_vsock(text: str, directory: Path) -> Vsock:
+    """Read `[cid=N][,path=DIR][,firecracker=SOCKET][,forwards=PORT;PORT]`, in any order."""
+    words = dict(word.partition("=")[::2] for word in text.split(","))
+    if unknown := words.keys() - {"cid", "path", "firecracker", "forwards"}:
+        expected = "cid=, path=, firecracker= or forwards="
+        raise UsageError(f"{unknown.pop()!r} of the vsock {text!r}, expected {expected}")
+    try:
+        cid = int(words.get("cid", "3"))
+        forwards = [int(port) for port in words.get("forwards", "").split(";") if port]
+    except ValueError:
+        raise UsageError(f"the vsock {text!r}, expected numbers in cid= and forwards=") from None
+    places: dict[str, Any] = {
+        name: directory / Path(words[word]).expanduser()
+        for name, word in (("directory", "path"), ("firecracker", "firecracker"))
+        if words.get(word)
+    }
+    return Vsock(cid, forwards=forwards, **places)
+
+
 # One row a device, alphabetically.
-DEVICE_OPTIONS: tuple[DeviceOption, ...] = ()
+DEVICE_OPTIONS: tuple[DeviceOption, ...] = (
+    DeviceOption(
+        "vsock", "vsock", "cid=3,path=DIR", "Sockets in DIR to and from the guest, as HyperKit's;"
+        " firecracker=SOCKET for one as Firecracker's; forwards=PORT;PORT.",
+        parse_vsock, Shape.ONE,
+    ),
+)  # fmt: skip
 
 
 def machine_arguments(

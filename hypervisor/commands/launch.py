@@ -16,6 +16,7 @@ from .. import control
 from ..aio.buttons import Buttons
 from ..aio.serial import PseudoTerminal, RingLog, open_device
 from ..aio.terminal import Terminal
+from ..aio.window import Window
 from ..control import place
 from ..engine.base import Exit
 from ..errors import UsageError
@@ -142,6 +143,7 @@ class Running:
             return asyncio.ensure_future(self._print_lines())
         terminal = Terminal(console, sys.stdin, sys.stdout, buttons.power)
         stack.enter_context(terminal)
+        stack.enter_context(Window(sys.stdout.fileno(), console))
         return asyncio.ensure_future(terminal.finished())
 
     def _tell(self, name: str, path: Path | None) -> None:
@@ -195,6 +197,7 @@ def _arguments(
         for each in ("kernel", "initrd", "cmdline", "memory", "cpus", "engine", "uuid", "acpi")
     }
     made |= {"name": name, "engine_args": settings.engine_arg}
+    made["console"] = "virtio" if settings.hvc else "serial"
     if settings.console_log is not None:
         made["console_log"] = stack.enter_context(_log(settings.console_log))
     if net is not None and settings.networked:

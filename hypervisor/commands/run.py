@@ -38,6 +38,8 @@ def machine_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--engine", type=click.Choice(sorted(ENGINES)), help="[default: auto]"),
         click.option("--engine-arg", multiple=True, help="Passed to QEMU as it is."),
         click.option("--console/--no-console", default=None, help="On the terminal (default)."),
+        click.option("--hvc/--no-hvc", default=None, help="A virtio console, which follows the"
+                     " terminal's size, for the serial."),
         click.option("--console-log", type=_PATH, help="Keep what the guest prints."),
         click.option("-l", "--serial", multiple=True, metavar="com1,stdio|null|log=PATH|...",
                      help="Where the serial port leads; also autopty[=FILE], /dev/ttyX."),

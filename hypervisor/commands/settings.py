@@ -36,6 +36,7 @@ class Settings:
     engine: str = "auto"
     engine_arg: tuple[str, ...] = ()
     console: bool = True
+    hvc: bool = False
     console_log: Path | None = None
     serial: tuple[str, ...] = ()
     net: str | None = None
@@ -68,7 +69,7 @@ _KINDS = {
     **dict.fromkeys(("name", "cmdline", "uuid", "engine"), _TEXT),
     **dict.fromkeys(("kernel", "initrd", "console_log"), _PATH),
     **dict.fromkeys(("engine_arg", "serial", "publish", *DEVICES), _LIST),
-    **dict.fromkeys(("acpi", "console"), _FLAG),
+    **dict.fromkeys(("acpi", "console", "hvc"), _FLAG),
     "cpus": _WHOLE,
     "stop_timeout": _NUMBER,
 }

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/ioctl.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "kvm_internal.h"
@@ -91,7 +92,11 @@ struct hv_vm *hv_vm_new(const char *path, int irqchip, struct hv_failure *failur
     vm->irqchip = irqchip;
     vm->paused = 1;
     pthread_mutex_init(&vm->lock, NULL);
-    pthread_cond_init(&vm->out, NULL);
+    pthread_condattr_t monotonic;
+    pthread_condattr_init(&monotonic);
+    pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
+    pthread_cond_init(&vm->out, &monotonic);
+    pthread_condattr_destroy(&monotonic);
     const char *step = vm_open(vm, path);
     if (!step)
         step = vm_chips(vm);
@@ -104,8 +109,14 @@ struct hv_vm *hv_vm_new(const char *path, int irqchip, struct hv_failure *failur
 }
 
 /* Whatever the state: threads first, then what they use. */
-void hv_vm_free(struct hv_vm *vm)
+int hv_vm_free(struct hv_vm *vm)
 {
+    hv_vm_stop(vm);
+    pthread_mutex_lock(&vm->lock);
+    int rc = vcpus_wait(vm, 1);
+    pthread_mutex_unlock(&vm->lock);
+    if (rc)
+        return rc;
     vcpus_free(vm);
     uart_free(vm);
     if (vm->exit_fd >= 0)
@@ -117,6 +128,7 @@ void hv_vm_free(struct hv_vm *vm)
     pthread_cond_destroy(&vm->out);
     pthread_mutex_destroy(&vm->lock);
     free(vm);
+    return 0;
 }
 
 int hv_vm_exit_fd(struct hv_vm *vm)

@@ -1,8 +1,12 @@
 /* A virtual machine on KVM: memory slots, interrupts, vCPU threads with their run loop, a 16550.
  *
  * cffi reads this file too (build.py): plain declarations only, none of the kernel's types; state
- * passes as the kernel's packed structures.  Functions return -errno on failure.  All but the vCPU
- * threads is called by one thread at a time for one machine, with the GIL released. */
+ * passes as the kernel's packed structures.  Functions return -errno on failure.  They are called
+ * with the GIL released, by one thread at a time for one machine; but while one thread is in
+ * hv_vm_pause, another may call all that touches neither it, hv_vm_resume nor hv_vm_free.
+ *
+ * Nothing waits for ever: who waits for a vCPU kicks it again and again, and gives up with
+ * -ETIMEDOUT after HV_PATIENCE_MS, which only a kernel that lost the vCPU makes happen. */
 #ifndef HYPERVISOR_KVM_H
 #define HYPERVISOR_KVM_H
 
@@ -11,6 +15,7 @@
 #define HV_VCPUS_MAX 16
 #define HV_UART_RING 65536 /* bytes each way, a power of two */
 #define HV_EXIT_REASONS 64
+#define HV_PATIENCE_MS 10000
 
 struct hv_vm; /* kvm_internal.h */
 
@@ -103,7 +108,7 @@ int hv_vm_wire(struct hv_vm *vm, const struct hv_slot *slots, uint32_t slot_coun
 
 /* kvm.c */
 struct hv_vm *hv_vm_new(const char *path, int irqchip, struct hv_failure *failure);
-void hv_vm_free(struct hv_vm *vm);
+int hv_vm_free(struct hv_vm *vm); /* on -ETIMEDOUT all is left as it is */
 int hv_vm_exit_fd(struct hv_vm *vm);
 int hv_vm_cpuid(struct hv_vm *vm, uint8_t *out, uint32_t size);
 int hv_vm_map(struct hv_vm *vm, uint32_t slot, uint64_t gpa, uint64_t host, uint64_t size,
@@ -121,6 +126,7 @@ int hv_vcpu_state(struct hv_vm *vm, uint32_t index);
 int hv_vcpu_counters(struct hv_vm *vm, uint32_t index, struct hv_counters *out);
 int hv_vm_resume(struct hv_vm *vm);
 int hv_vm_pause(struct hv_vm *vm);
+int hv_vm_stop(struct hv_vm *vm); /* ends the vCPUs, and does not wait for it */
 int hv_vm_exits(struct hv_vm *vm, struct hv_exit *out, uint32_t count);
 int hv_vm_answer(struct hv_vm *vm, uint32_t index, uint64_t data);
 

@@ -3,7 +3,7 @@
 vCPU threads run in C (`run.c`) and never take the GIL.  What they cannot answer themselves comes
 to Python as an `Exit`: `Vm.exit_fd` becomes readable, `Vm.exits()` returns what waits, and
 `Vm.answer()` lets that vCPU go on.  Nothing here needs an event loop; nothing blocks but `pause`
-and `close`, for as long as the kernel takes to leave guest code.
+and `close`, for as long as the kernel takes to leave guest code: off the loop they run in a thread.
 
 State passes as the kernel's packed structures (linux/kvm.h); sizes are checked in C.
 """
@@ -14,23 +14,60 @@ import enum
 import errno
 import mmap
 import os
+import platform
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ..errors import UsageError
 from ._core import ffi, lib
+from .exits import Exit, ExitKind
+
+__all__ = [
+    "KVM",
+    "VCPUS_MAX",
+    "Exit",
+    "ExitKind",
+    "KvmError",
+    "State",
+    "Uart",
+    "Vcpu",
+    "VcpuState",
+    "VcpuStatistics",
+    "Vm",
+    "why_not",
+]
 
 KVM = "/dev/kvm"
 VCPUS_MAX = 16  # HV_VCPUS_MAX
 PAGE = 4096
 _CPUID_MAX = 256 * 40
+BUILT = hasattr(lib, "hv_vm_new")  # see build.py
+UNBUILT = f"our monitor is for x86-64, and this was built without it ({platform.machine()})"
+
+
+# What to do when no machine can be made.
+ADVICE = {
+    errno.ENOENT: "run modprobe kvm_intel or modprobe kvm_amd",
+    errno.ENXIO: "run modprobe kvm_intel or modprobe kvm_amd",
+    errno.EACCES: "join the group kvm: usermod -aG kvm $USER",
+    errno.EPERM: "join the group kvm: usermod -aG kvm $USER",
+    errno.ENOTTY: "this is not KVM's device",
+    errno.EISDIR: "this is not KVM's device",
+    errno.EPROTO: "use a newer kernel",
+    errno.EOPNOTSUPP: "use a newer kernel",
+    errno.EBUSY: "another hypervisor holds the processor: stop it",
+    errno.EMFILE: "raise the limit (ulimit -n), or run fewer machines",
+}
 
 
 class KvmError(UsageError):
-    """The kernel refused `operation`; `errno` says why."""
+    """The kernel refused `operation`; `errno` says why, `advice` what to do."""
 
-    def __init__(self, operation: str, number: int) -> None:
-        super().__init__(f"{operation}: {os.strerror(number)}")
+    def __init__(self, operation: str, number: int, advice: str = "") -> None:
+        what = f"{operation}: {os.strerror(number)}"
+        super().__init__(f"{what}: {advice}" if advice else what)
         self.operation = operation
         self.errno = number
 
@@ -39,48 +76,6 @@ def _check(operation: str, result: int) -> int:
     if result < 0:
         raise KvmError(operation, -result)
     return result
-
-
-class ExitKind(enum.IntEnum):
-    """Why a vCPU stands still; numbers as in `enum hv_exit_kind` (core/kvm.h)."""
-
-    IO = 1  # waits for an answer
-    MMIO = 2  # waits for an answer
-    HLT = 3  # without an interrupt controller only; this and the rest end the vCPU
-    SHUTDOWN = 4  # triple fault
-    FAIL_ENTRY = 5
-    INTERNAL_ERROR = 6
-    SYSTEM_EVENT = 7
-    UNKNOWN = 8  # an exit that nothing here asks for
-    ERROR = 9  # KVM_RUN itself failed
-
-    @property
-    def final(self) -> bool:
-        """True when the vCPU has ended and takes no answer."""
-        return self > ExitKind.MMIO
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """An access of vCPU `vcpu` to a port (IO) or to guest physical memory (MMIO), or its end.
-
-    `value` is what the guest wrote, little endian in `size` bytes (1, 2, 4; MMIO up to 8).
-    String instructions come as one exit an element.  On a final exit `address` is the detail:
-    the hardware's reason, KVM's suberror, the event's type, the exit's number or the errno.
-    """
-
-    vcpu: int
-    kind: ExitKind
-    address: int
-    size: int
-    write: bool
-    value: int
-
-    def __str__(self) -> str:
-        if self.kind.final:
-            return f"vcpu {self.vcpu} {self.kind.name} {self.address:#x}"
-        verb = f"write {self.value:#x}" if self.write else "read"
-        return f"vcpu {self.vcpu} {self.kind.name} {self.address:#x}/{self.size} {verb}"
 
 
 class VcpuState(enum.IntEnum):
@@ -207,17 +202,19 @@ class Vm:
     """
 
     def __init__(self, path: str = KVM, irqchip: bool = True) -> None:
-        if not hasattr(lib, "hv_vm_new"):
-            raise UsageError("a machine of our own needs an x86-64 host")
+        if not BUILT:
+            raise UsageError(f"{UNBUILT}: choose the engine qemu")
         failure = ffi.new("struct hv_failure *")
         handle = lib.hv_vm_new(path.encode(), irqchip, failure)
         if handle == ffi.NULL:
-            raise KvmError(f"{path}: {ffi.string(failure.step).decode()}", failure.error)
+            number, step = int(failure.error), ffi.string(failure.step).decode()
+            raise KvmError(f"{path}: {step}", number, ADVICE.get(number, ""))
         self._handle: Any = handle
         self.exit_fd: int = lib.hv_vm_exit_fd(handle)
         self.vcpus: list[Vcpu] = []
         self._kept: list[Any] = []
         self._slots = 0
+        self._waiting = threading.Lock()  # whoever waits for the vCPUs holds it
 
     def __enter__(self) -> Vm:
         return self
@@ -336,14 +333,21 @@ class Vm:
 
         The guest's watchdogs are told of the pause (KVM_KVMCLOCK_CTRL).
         """
-        _check("resume", lib.hv_vm_resume(self.handle))
+        with self._waiting:
+            _check("resume", lib.hv_vm_resume(self.handle))
 
     def pause(self) -> None:
         """Stop all processors; on return none is in guest code, and their state is whole.
 
-        An exit that waits for its answer stays so, and may be answered meanwhile.
+        An exit that waits for its answer stays so, and may be answered meanwhile.  May be called
+        in any thread.  KvmError(ETIMEDOUT) after 10 seconds in which the kernel did not stop one.
         """
-        _check("pause", lib.hv_vm_pause(self.handle))
+        with self._waiting:
+            _check("pause", lib.hv_vm_pause(self.handle))
+
+    def stop(self) -> None:
+        """Tell all processors to end for good; returns at once, `close` waits for them."""
+        _check("stop", lib.hv_vm_stop(self.handle))
 
     # Exits
 
@@ -382,12 +386,27 @@ class Vm:
     def close(self) -> None:
         """End all threads and release everything; calling it again does nothing.
 
-        The kernel takes 10 to 100 ms for it: a loop that others wait for calls it in a thread.
+        The kernel takes 10 to 100 ms for it: a loop that others wait for calls `release`.
+        """
+        self.release()()
+
+    def release(self) -> Callable[[], None]:
+        """Close the machine to all callers at once; what is returned does the rest, in any thread.
+
+        It raises KvmError(ETIMEDOUT) when the kernel does not let go of a processor in 10 seconds;
+        the machine then stays until the process ends.
         """
         handle, self._handle = self._handle, None
+
+        def free() -> None:
+            if handle is not None:
+                with self._waiting:
+                    _check("close the virtual machine", lib.hv_vm_free(handle))
+                self._kept.clear()
+
         if handle is not None:
-            lib.hv_vm_free(handle)
-            self._kept.clear()
+            lib.hv_vm_stop(handle)
+        return free
 
 
 def why_not(path: str = KVM) -> str | None:

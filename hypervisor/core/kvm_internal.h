@@ -35,7 +35,7 @@ struct hv_vm {
     int run_size;
     int irqchip;
     pthread_mutex_t lock;
-    pthread_cond_t out;  /* told when a vCPU leaves guest code */
+    pthread_cond_t out; /* told when a vCPU leaves guest code; on the monotonic clock */
     int paused;
     int stopping;
     uint32_t vcpu_count;
@@ -44,7 +44,9 @@ struct hv_vm {
 };
 
 struct vcpu *vcpu_at(struct hv_vm *vm, uint32_t index);
-void vcpus_free(struct hv_vm *vm);
+/* Waits, with the lock held, until no vCPU is in the guest, or all have ended; -ETIMEDOUT. */
+int vcpus_wait(struct hv_vm *vm, int ended);
+void vcpus_free(struct hv_vm *vm); /* all have ended */
 void *vcpu_main(void *arg); /* the thread of a struct vcpu */
 
 /* Serves one access of `size` bytes; 0 where the port is not the UART's. */

@@ -32,8 +32,8 @@ static int settled(struct hv_vm *vm, struct vcpu *v)
         return -EINVAL;
     pthread_mutex_lock(&vm->lock);
     int rc = vm->paused || v->state == HV_VCPU_ENDED ? 0 : -EBUSY;
-    while (rc == 0 && v->state == HV_VCPU_RUNNING) /* an access just answered is being completed */
-        pthread_cond_wait(&vm->out, &vm->lock);
+    if (rc == 0) /* an access just answered is being completed */
+        rc = vm->paused ? vcpus_wait(vm, 0) : 0;
     pthread_mutex_unlock(&vm->lock);
     return rc;
 }

@@ -117,6 +117,15 @@ static void send_byte(struct uart *u, uint8_t byte)
     u->tx_pending = tx_room(u) != 0;
 }
 
+/* Input left: the host hears of room once there is a lot, however it came about. */
+static void tell_of_room(struct uart *u)
+{
+    if (u->starved && fill(&u->rx) <= HV_UART_RING / 2) {
+        u->starved = 0;
+        signal_eventfd(u->fd);
+    }
+}
+
 static uint8_t receive_byte(struct uart *u)
 {
     if (!rx_ready(u))
@@ -124,10 +133,7 @@ static uint8_t receive_byte(struct uart *u)
     if (looped(u))
         return u->loop[u->loop_head++ % FIFO];
     uint8_t byte = get(&u->rx);
-    if (u->starved && fill(&u->rx) <= HV_UART_RING / 2) {
-        u->starved = 0;
-        signal_eventfd(u->fd);
-    }
+    tell_of_room(u);
     return byte;
 }
 
@@ -182,6 +188,7 @@ static void write_fcr(struct uart *u, uint8_t value)
     if (value & FCR_CLEAR_RX) {
         u->rx.head += fill(&u->rx) < FIFO ? fill(&u->rx) : FIFO;
         u->loop_head = u->loop_tail;
+        tell_of_room(u);
     }
     u->fcr = value;
 }
@@ -271,12 +278,12 @@ int hv_uart_read(struct hv_vm *vm, uint8_t *out, uint32_t size)
         return -ENODEV;
     clear_eventfd(u->fd); /* before the look: what is written after it signals again */
     pthread_mutex_lock(&u->lock);
-    int full = !tx_room(u);
+    int full = HV_UART_RING - fill(&u->tx) < FIFO; /* in loopback mode too: it ends some time */
     while (found < size && fill(&u->tx))
         out[found++] = get(&u->tx);
     if (fill(&u->tx))
         signal_eventfd(u->fd);
-    if (full && tx_room(u))
+    if (full && HV_UART_RING - fill(&u->tx) >= FIFO)
         u->tx_pending = 1;
     update_line(u);
     pthread_mutex_unlock(&u->lock);

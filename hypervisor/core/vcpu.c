@@ -9,11 +9,13 @@
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "kvm_internal.h"
 
 #define STACK_SIZE (128 << 10) /* the run loop needs a page or two */
+#define AGAIN_NS 5000000ull    /* after the first kick; then twice as long each time */
 
 struct vcpu *vcpu_at(struct hv_vm *vm, uint32_t index)
 {
@@ -27,6 +29,43 @@ static void kick(struct vcpu *v)
         __atomic_store_n(&v->run->immediate_exit, 1, __ATOMIC_RELAXED);
         pthread_kill(v->thread, SIGRTMIN);
     }
+}
+
+static int busy(const struct hv_vm *vm, int ended)
+{
+    for (uint32_t i = 0; i < vm->vcpu_count; i++) {
+        uint32_t state = vm->vcpu[i]->state;
+        if (ended ? state != HV_VCPU_ENDED : state == HV_VCPU_RUNNING)
+            return 1;
+    }
+    return 0;
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* One kick is enough where interrupts between processors are never lost.  Under QEMU's TCG they
+ * are (see tests/kvm/nested.py), so the kick is repeated: each is another interrupt.  Ever more
+ * rarely, since a realtime signal queues. */
+int vcpus_wait(struct hv_vm *vm, int ended)
+{
+    uint64_t now = now_ns(), give_up = now + HV_PATIENCE_MS * 1000000ull, again = AGAIN_NS;
+    while (busy(vm, ended)) {
+        if (now >= give_up)
+            return -ETIMEDOUT;
+        for (uint32_t i = 0; i < vm->vcpu_count; i++)
+            kick(vm->vcpu[i]);
+        uint64_t next = now + again;
+        struct timespec at = {(time_t)(next / 1000000000u), (long)(next % 1000000000u)};
+        while (busy(vm, ended) && (now = now_ns()) < next)
+            pthread_cond_timedwait(&vm->out, &vm->lock, &at);
+        again *= 2;
+    }
+    return 0;
 }
 
 static int set_cpuid(struct vcpu *v, const uint8_t *cpuid, uint32_t size)
@@ -81,7 +120,7 @@ static int start_thread(struct vcpu *v)
     return 0;
 }
 
-/* The thread, if there is one, was told to end. */
+/* The thread, if there is one, has ended or is about to. */
 static void vcpu_free(struct vcpu *v)
 {
     if (v->started)
@@ -134,7 +173,7 @@ int hv_vcpu_new(struct hv_vm *vm, uint32_t index, const uint8_t *cpuid, uint32_t
     return 0;
 }
 
-void vcpus_free(struct hv_vm *vm)
+int hv_vm_stop(struct hv_vm *vm)
 {
     pthread_mutex_lock(&vm->lock);
     vm->stopping = 1;
@@ -143,6 +182,11 @@ void vcpus_free(struct hv_vm *vm)
         pthread_cond_signal(&vm->vcpu[i]->wake);
     }
     pthread_mutex_unlock(&vm->lock);
+    return 0;
+}
+
+void vcpus_free(struct hv_vm *vm)
+{
     while (vm->vcpu_count)
         vcpu_free(vm->vcpu[--vm->vcpu_count]);
 }
@@ -188,13 +232,9 @@ int hv_vm_pause(struct hv_vm *vm)
 {
     pthread_mutex_lock(&vm->lock);
     vm->paused = 1;
-    for (uint32_t i = 0; i < vm->vcpu_count; i++)
-        kick(vm->vcpu[i]);
-    for (uint32_t i = 0; i < vm->vcpu_count; i++)
-        while (vm->vcpu[i]->state == HV_VCPU_RUNNING)
-            pthread_cond_wait(&vm->out, &vm->lock);
+    int rc = vcpus_wait(vm, 0);
     pthread_mutex_unlock(&vm->lock);
-    return 0;
+    return rc;
 }
 
 /* A vCPU has at most one exit that waits, so that nothing here can overflow. */

@@ -23,6 +23,7 @@ ACTUAL = 4  # its offset
 STAT = struct.Struct("<HQ")  # 5.5.6.3.1
 STATS_MAX = 64
 PFNS_A_CHAIN = 1024  # Linux sends 256; what is beyond is counted and stays the guest's
+PIECES_A_CHAIN = 64  # of a report; Linux sends 32, each a call of the kernel for us
 
 
 class Feature(enum.IntFlag):
@@ -131,8 +132,8 @@ class Balloon(Device):
     def _report(self, queue: Queue) -> None:
         """Discard pages that are the buffers themselves (5.5.6.7)."""
         for chain in queue.chains():
-            for piece in chain.writable:
-                done = discard(piece)
+            for number, piece in enumerate(chain.writable):
+                done = discard(piece) if number < PIECES_A_CHAIN else 0
                 self._reported += done
                 self._refused += (len(piece) - done) // PAGE
             queue.push(chain)

@@ -75,5 +75,10 @@ class Device:
         """Forget the line.  Return a future if memory of the guest is still in use (by a thread,
         say): the driver sees the reset end (2.4) when it is done."""
 
+    def suspend(self) -> asyncio.Future[None] | None:
+        """Forget the line, but its driver may go on with another where it was: a machine in another
+        process was paused, see `devices.vhost_serve`.  By default as `reset`."""
+        return self.reset()
+
     async def close(self) -> None:
         """Release what the device holds, after `reset`; may be called again."""

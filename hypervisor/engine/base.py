@@ -16,6 +16,7 @@ from typing import Protocol
 from vpnstack.link.port import Jack
 
 from ..aio.console import Console
+from ..aio.vsock import Vsock
 from ..devices.base import Device
 from ..errors import HypervisorError
 from .measure import Usage
@@ -111,6 +112,8 @@ class Config:
     devices: tuple[Device, ...] = ()  # virtio devices of the user's own, for this machine alone
     uuid: str = ""  # the machine's id; QEMU gets it as -uuid
     acpi: bool = True  # else an MP table and `virtio_mmio.device=` on the command line
+    terminal: Console | None = None  # of a virtio console beside the serial port
+    vsock: Vsock | None = None  # opened and closed by the machine
 
 
 Notify = Callable[[EventKind, str], None]

@@ -26,6 +26,7 @@ from ..devices.base import Device
 from ..devices.i8042 import KeyboardController
 from ..devices.mmio import Transport
 from ..devices.pm import Power
+from ..devices.pvpanic import Panic, PanicPort
 from ..devices.rtc import Rtc
 from ..pc import layout
 from .statistics import DeviceStatistics, QueueStatistics
@@ -64,6 +65,7 @@ class Board:
         devices: Sequence[Device],
         power_off: Callable[[], None],
         reset: Callable[[], None],
+        panicked: Callable[[Panic], None],
     ) -> None:
         self.devices = tuple(devices)  # in the order of their pages
         self._slots = [layout.slot(number) for number in range(len(devices))]
@@ -77,11 +79,13 @@ class Board:
         self._release: Work[None] | None = None
         self.first_output = 0.0  # when the guest first printed, on the monotonic clock
         self._console_done: Callable[[], None] = lambda: None
+        self.drain: Callable[[], None] = lambda: None  # takes what the serial port has printed
         self._power = Power(power_off, reset)
         self._ports: dict[int, PortDevice] = {}
         for device, ports in (
             (Rtc(), (layout.RTC_PORT, layout.RTC_PORT + 1)),
             (KeyboardController(reset), (layout.I8042_DATA, layout.I8042_COMMAND)),
+            (PanicPort(panicked), (layout.PVPANIC_PORT,)),
             (self._power, range(layout.PM_PORT, layout.PM_PORT + layout.PM_PORTS)),
         ):
             self._ports.update(dict.fromkeys(ports, device))
@@ -142,13 +146,14 @@ class Board:
             console.flush()
 
         def done() -> None:
-            self._console_done = lambda: None
+            self._console_done = self.drain = lambda: None
             self._loop.remove_reader(uart.fd)
             ready()  # what the guest said last
             console.close()
 
         console.connect(uart.write)
         self._loop.add_reader(uart.fd, ready)
+        self.drain = ready
         self._console_done = done
 
     def statistics(self) -> tuple[DeviceStatistics, ...]:

@@ -8,6 +8,8 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..core.kvm import ADVICE, BUILT, UNBUILT
+
 _KVM_GET_API_VERSION = 0xAE00
 _KVM_CREATE_VM = 0xAE01
 _KVM_API_VERSION = 12
@@ -26,14 +28,14 @@ class Fact:
 
 def kvm(device: Path = Path("/dev/kvm"), cpuinfo: Path = Path("/proc/cpuinfo")) -> Fact:
     """Tell whether KVM runs unmodified kernels here: processor, permission, and a trial machine."""
+    if not BUILT:
+        return Fact("kvm", False, UNBUILT, "emulation is used instead")
     if not (_flags(cpuinfo) & {"svm", "vmx"}):
         return Fact("kvm", False, "the CPU shows neither svm nor vmx", "emulation is used instead")
     try:
         handle = os.open(device, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return Fact("kvm", False, f"no {device}", "run modprobe kvm_intel or modprobe kvm_amd")
     except OSError as error:
-        advice = "join the group kvm: usermod -aG kvm $USER"
+        advice = ADVICE.get(error.errno or 0, "see dmesg")
         return Fact("kvm", False, f"{device}: {error.strerror}", advice)
     try:
         return _try_kvm(handle)

@@ -25,13 +25,16 @@ from ..aio.work import Work, end
 from ..core import kvm
 from ..devices.balloon import Balloon
 from ..devices.base import Device
+from ..devices.console import VirtioConsole
 from ..devices.net import Net
+from ..devices.pvpanic import Panic
 from ..devices.rng import Rng
 from ..errors import HypervisorError
 from ..pc import cpu, cpuid
-from . import measure
+from . import measure, panic
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .board import Board
+from .check import check, line
 from .loader import Loader
 from .statistics import Boot, Statistics
 
@@ -57,6 +60,7 @@ class KvmEngine:
         self._running_vm: kvm.Vm | None = None
         self._works: list[Work[Any]] = []  # of `start`
         self._board: Board | None = None
+        self._console: Console | None = None
         self._jacks: list[Jack] = []  # in which a port of ours is plugged
         self._notify: Notify = lambda kind, detail: None
         self._threads: list[int] = []  # of the processors, in order
@@ -82,7 +86,7 @@ class KvmEngine:
             finally:
                 console.close()
             if isinstance(error, HypervisorError | OSError):
-                raise EngineError(str(error)) from error
+                raise EngineError(line(error)) from error
             raise
 
     async def _start(self, config: Config, console: Console) -> None:
@@ -90,8 +94,12 @@ class KvmEngine:
             raise EngineError("killed before it ran")
         if config.engine_args:
             raise EngineError(f"{config.engine_args[0]} is for QEMU: choose the engine qemu")
+        check(config)
+        self._console = console
         devices = _devices(config)
-        board = self._board = Board(config.memory, devices, self._power_off, self._reset)
+        board = self._board = Board(
+            config.memory, devices, self._power_off, self._reset, self._panicked
+        )
         loader = Loader(board.ram, config, len(devices))
         loading = Work(loader.run, loader.stop)
         self._works.append(loading)
@@ -164,7 +172,26 @@ class KvmEngine:
         self._end(Exit(ExitReason.POWER_OFF, "guest-shutdown"))
 
     def _reset(self) -> None:
-        self._end(Exit(ExitReason.REBOOT, "guest-reset"))
+        # Without the panic device's driver a panic resets too; then its words are all there is.
+        if (why := self._last_words()) is not None:
+            self._notify(EventKind.PANIC, why)
+            self._end(Exit(ExitReason.PANIC, f"guest-reset, and its console says: {why}"))
+        else:
+            self._end(Exit(ExitReason.REBOOT, "guest-reset"))
+
+    def _panicked(self, event: Panic) -> None:
+        if event is Panic.CRASH_LOADED:
+            self._notify(EventKind.PANIC, "crash-loaded")
+            return
+        why = self._last_words() or "the console does not say why"
+        self._notify(EventKind.PANIC, why)
+        self._end(Exit(ExitReason.PANIC, f"guest-panicked: {why}"))
+
+    def _last_words(self) -> str | None:
+        if self._board is None or self._console is None:
+            return None
+        self._board.drain()
+        return panic.reason(self._console.tail)
 
     def _end(self, exit_: Exit) -> None:
         """Stop the processors for good and say how it came to that."""
@@ -172,7 +199,7 @@ class KvmEngine:
             return
         if self._running_vm is not None:  # else a thread may be at work on it
             self._loop.remove_reader(self._running_vm.exit_fd)
-            self._running_vm.pause()
+            self._running_vm.stop()  # `close` waits for it
         self.ended.set_result(exit_)
 
     async def press_power_button(self) -> None:
@@ -181,9 +208,10 @@ class KvmEngine:
         self._notify(EventKind.POWER_BUTTON, "")
 
     async def pause(self) -> None:
-        """Stop the virtual processors."""
+        """Stop the virtual processors; the loop goes on until they have."""
         vm = self._running("pause").vm
-        vm.pause()
+        await asyncio.to_thread(vm.pause)
+        self._running("pause")  # it may have ended meanwhile
         self._paused_at = vm.clock, time.clock_gettime_ns(time.CLOCK_BOOTTIME)
         self._notify(EventKind.PAUSED, "")
 
@@ -255,8 +283,17 @@ def _devices(config: Config) -> list[Device]:
         Rng(),
         Balloon(),
         *(Net(jack.mac, jack.mtu, name=jack.name) for jack in config.nics),
+        *([] if config.terminal is None else [_terminal(config.terminal)]),
+        *([] if config.vsock is None else [config.vsock.device]),
         *config.devices,
     ]
+
+
+def _terminal(console: Console) -> VirtioConsole:
+    cols, rows = console.size
+    device = VirtioConsole(console.receive, console.flush, cols=cols, rows=rows)
+    console.connect(device.write, device.resize)
+    return device
 
 
 def _msrs(packed: bytes) -> dict[int, int]:

@@ -22,11 +22,15 @@ from qemu.qmp import EventListener, QMPClient, QMPError, Runstate
 
 from ..aio.console import Console
 from ..aio.process import Child
+from ..devices.vhost_serve import serve
+from ..errors import UsageError
 from ..vhost.port import listen
-from . import host, measure, tsc
+from . import host, measure, panic, tsc
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
+from .check import check, check_files, line
 from .nics import Listen, Nics
-from .qemu_args import Wires, command_line
+from .qemu_args import FRONT_ENDS, Wires, command_line
+from .resetlog import ResetLog
 from .statistics import Boot, Statistics
 
 START_TIMEOUT = 30.0
@@ -36,7 +40,7 @@ _GOODBYE_TIMEOUT = 2.0
 # What QEMU's SHUTDOWN event gives as the reason (qapi/run-state.json, ShutdownCause).
 _REASONS = {
     "guest-shutdown": ExitReason.POWER_OFF,
-    "guest-reset": ExitReason.REBOOT,  # also a triple fault: QEMU does not tell them apart
+    "guest-reset": ExitReason.REBOOT,  # also a triple fault, which only QEMU's log tells apart
     "guest-panic": ExitReason.PANIC,
     "host-qmp-quit": ExitReason.KILLED,
     "host-signal": ExitReason.KILLED,
@@ -67,22 +71,29 @@ class QemuEngine:
         self._nics: Nics | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._shutdown: str | None = None  # the reason that QEMU gave
+        self._console: Console | None = None
+        self._log: ResetLog | None = None  # under emulation
         self._killing = False
         self._boot = Boot()
 
     async def start(self, config: Config, console: Console, notify: Notify) -> None:
         """Run the machine; raise `EngineError` when QEMU does not start."""
-        if config.devices:
-            raise EngineError("devices of your own run on the engine kvm alone, found qemu")
+        strange = [d.device_id for d in config.devices if d.device_id not in FRONT_ENDS]
+        if strange:
+            raise EngineError(f"QEMU has no place for virtio device {strange[0]}: take engine kvm")
         self._boot = Boot(started=time.time())
         program = shutil.which(self._qemu)
         if program is None:
             raise EngineError(f"{self._qemu} is not here: run apt-get install qemu-system-x86")
         try:
+            check(config)
+            check_files(config)
             self._spawn(program, config, console, notify)
             await self._connect(notify)
-        except BaseException:
+        except BaseException as error:
             await self.close()
+            if isinstance(error, UsageError | OSError):
+                raise EngineError(line(error)) from error
             raise
 
     def _spawn(self, program: str, config: Config, console: Console, notify: Notify) -> None:
@@ -94,16 +105,45 @@ class QemuEngine:
             lambda name: notify(EventKind.NIC_CONNECTED, name),
         )
         self._undo.callback(nics.close)
+        devices = self._serve(config, Path(place))
         self._ours, qmp = socket.socketpair()
-        ours, serial = socket.socketpair()
-        with qmp, serial:
-            self._undo.callback(console.close)
-            console.attach(ours)
-            wires = Wires(qmp.fileno(), serial.fileno(), nics.sockets)
+        self._console = console
+        with contextlib.ExitStack() as theirs:
+            theirs.enter_context(qmp)
+            inherited = [qmp.fileno(), self._line(console, theirs)]
+            if config.terminal is not None:
+                inherited.append(self._line(config.terminal, theirs))
+            terminal = inherited[-1] if config.terminal is not None else -1
+            log: list[str] = []
+            if not self.kvm:
+                self._log = ResetLog()
+                self._undo.callback(self._log.close)
+                theirs.callback(self._log.started)
+                inherited.append(self._log.fd)
+                log = self._log.args
+            wires = Wires(inherited[0], inherited[1], nics.sockets, log, terminal, devices)
             khz = 0 if self.kvm else tsc.frequency_khz()
             command = command_line(config, wires, qemu=program, kvm=self.kvm, tsc_khz=khz)
             _logger.debug("starting %s", command)
-            self._child = Child(command, (qmp.fileno(), serial.fileno()))
+            self._child = Child(command, inherited)
+
+    def _line(self, console: Console, theirs: contextlib.ExitStack) -> int:
+        """Put `console` on a socket pair; returns QEMU's end, which `theirs` closes."""
+        ours, far = socket.socketpair()
+        theirs.enter_context(far)
+        self._undo.callback(console.close)
+        console.attach(ours)
+        return far.fileno()
+
+    def _serve(self, config: Config, place: Path) -> list[tuple[int, str]]:
+        """Serve devices of ours over vhost-user; returns their numbers and sockets."""
+        devices = [*config.devices, *([] if config.vsock is None else [config.vsock.device])]
+        wires = []
+        for number, device in enumerate(devices):
+            path = str(place / f"device{number}")
+            self._undo.callback(serve(device, path).close)
+            wires.append((device.device_id, path))
+        return wires
 
     async def _connect(self, notify: Notify) -> None:
         assert self._child is not None
@@ -149,9 +189,19 @@ class QemuEngine:
         if self._killing or code in {-signal.SIGKILL, -signal.SIGTERM}:
             return Exit(ExitReason.KILLED, "killed by us" if self._killing else "QEMU was killed")
         if code == 0 and self._shutdown is not None:
-            reason = _REASONS.get(self._shutdown, ExitReason.CRASHED)
-            return Exit(reason, self._shutdown)
+            return self._judge_shutdown(self._shutdown)
         return Exit(ExitReason.CRASHED, self._obituary(code))
+
+    def _judge_shutdown(self, cause: str) -> Exit:
+        reason = _REASONS.get(cause, ExitReason.CRASHED)
+        why = panic.reason(self._console.tail) if self._console is not None else None
+        if reason is ExitReason.PANIC:
+            return Exit(reason, f"guest-panicked: {why or 'the console does not say why'}")
+        if reason is ExitReason.REBOOT and why is not None:
+            return Exit(ExitReason.PANIC, f"{cause}, and its console says: {why}")
+        if reason is ExitReason.REBOOT and self._log is not None and self._log.triple_fault():
+            return Exit(ExitReason.TRIPLE_FAULT, f"{cause}, by a triple fault")
+        return Exit(reason, cause)
 
     def _obituary(self, code: int) -> str:
         how = f"with status {code}" if code >= 0 else f"by {signal.Signals(-code).name}"

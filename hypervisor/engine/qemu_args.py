@@ -14,22 +14,31 @@ from dataclasses import dataclass
 from .base import Config
 
 # What every guest gets: a console, an end at panic instead of a wait, and no probing for what the
-# board does not have.  reboot=t because a triple fault is the one reset that every engine knows.
-CMDLINE = "console=ttyS0 panic=-1 reboot=t quiet pci=off random.trust_cpu=on"
+# board does not have.  A reboot is ACPI's: one by triple fault would look like a crash.
+CMDLINE = "console=ttyS0 panic=-1 reboot=a quiet pci=off random.trust_cpu=on"
 # Emulated processors have no speculation to guard against, and a clock that is right.
 CMDLINE_TCG = "mitigations=off tsc=reliable no_timer_check"
 # The TSC that TCG shows is the host's.  A guest that measures it against the emulated PIT fails on
 # a busy host, and hangs: one boot in three here, none with the frequency given.
 CMDLINE_TSC = "tsc_early_khz={khz}"
 
+# QEMU's front-ends for devices that are ours, by virtio's numbers (virtio 1.2, chapter 5).
+FRONT_ENDS = {4: "vhost-user-rng", 19: "vhost-user-vsock-device"}
+
 
 @dataclass(frozen=True, slots=True)
 class Wires:
-    """What connects QEMU with us: inherited descriptors, and a socket for each NIC with its MAC."""
+    """What connects QEMU with us: inherited descriptors, and a socket for each NIC with its MAC.
+
+    `log` has the arguments for a log of resets, under emulation.
+    """
 
     qmp: int
     console: int
     nics: Sequence[tuple[str, bytes]] = ()
+    log: Sequence[str] = ()
+    terminal: int = -1  # of a virtio console
+    devices: Sequence[tuple[int, str]] = ()  # of ours over vhost-user: virtio's number and a path
 
 
 def command_line(
@@ -48,9 +57,15 @@ def command_line(
     args += ["-object", f"memory-backend-memfd,id=ram,size={config.memory},share=on"]
     args += ["-chardev", f"socket,id=qmp,fd={wires.qmp}", "-mon", "chardev=qmp,mode=control"]
     args += ["-chardev", f"socket,id=com1,fd={wires.console}", "-serial", "chardev:com1"]
-    args += ["-device", "virtio-rng-device"]
+    args += [*wires.log, "-device", "pvpanic", "-device", "virtio-rng-device"]
+    if wires.terminal >= 0:
+        args += ["-chardev", f"socket,id=hvc0,fd={wires.terminal}"]
+        args += ["-device", "virtio-serial-device", "-device", "virtconsole,chardev=hvc0"]
     for number, (path, mac) in enumerate(wires.nics):
         args += nic(number, path, mac)
+    for number, (device_id, path) in enumerate(wires.devices):
+        args += ["-chardev", f"socket,id=dev{number},path={quoted(path)}"]
+        args += ["-device", f"{FRONT_ENDS[device_id]},chardev=dev{number}"]
     args += ["-kernel", str(config.kernel), "-append", cmdline(config.cmdline, kvm, tsc_khz)]
     if config.initrd is not None:
         args += ["-initrd", str(config.initrd)]

@@ -21,6 +21,7 @@ DEFAULT_MODULES = (
     *("9p", "9pnet_virtio", "9pnet_fd", "vsock", "vmw_vsock_virtio_transport"),
     *("af_packet", "ipv6", "ext4"),
     *("button", "evdev"),  # the power button, and reading it
+    "pvpanic_mmio",  # by which a panic does not look like a reboot
 )
 
 

@@ -101,7 +101,7 @@ def madt(cpus: int) -> bytes:
 def dsdt(slots: Sequence[layout.Slot]) -> bytes:
     """Return the description of the devices, and of the state S5 that a power-off enters."""
     sleep = aml.package(*(aml.integer(n) for n in (layout.SLEEP_TYPE_S5, 0, 0, 0)))
-    devices = [_serial(), _clock(), _power_button(), _event_device()]
+    devices = [_serial(), _clock(), _panic(), _power_button(), _event_device()]
     devices += [_virtio(each) for each in slots]
     return _table(b"DSDT", 2, aml.name("\\_S5", sleep) + aml.scope("\\_SB", *devices))
 
@@ -122,6 +122,15 @@ def _clock() -> bytes:
         "RTC",
         aml.name("_HID", aml.eisa_id("PNP0B00")),
         aml.name("_CRS", aml.resources(aml.io(layout.RTC_PORT, layout.RTC_PORTS))),
+    )
+
+
+def _panic() -> bytes:
+    return aml.device(
+        "PEVT",
+        aml.name("_HID", aml.string("QEMU0001")),
+        aml.name("_CRS", aml.resources(aml.io(layout.PVPANIC_PORT, layout.PVPANIC_PORTS))),
+        aml.name("_STA", aml.integer(0xF)),
     )
 
 

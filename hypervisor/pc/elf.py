@@ -38,11 +38,22 @@ _XEN_ELFNOTE_PHYS32_ENTRY = 18
 _NOTES_MAX = 1 << 16  # bytes of notes that are looked at; Linux has a few hundred
 
 
+# What to do about it, by how the mistake is called.
+_ADVICE = {
+    "truncated": "copy it again",
+    "cut off": "copy it again",
+    "past its end": "copy it again",
+    "too large": "give the machine more memory",
+    "no 64-bit entry": "take a kernel for x86-64",
+}
+
+
 class KernelError(UsageError):
     """A kernel, initrd or command line that cannot be booted; what was `expected` and `found`."""
 
     def __init__(self, what: str, expected: str, found: str) -> None:
-        super().__init__(f"{what}: expected {expected}, found {found}")
+        advice = next((f"; {_ADVICE[end]}" for end in _ADVICE if what.endswith(end)), "")
+        super().__init__(f"{what}: expected {expected}, found {found}{advice}")
         self.expected = expected
         self.found = found
 

@@ -93,6 +93,14 @@ class SetMtu:
     mtu: int
 
 
+@dataclass(frozen=True, slots=True)
+class SetConfig:
+    """The driver wrote to the device's configuration space."""
+
+    offset: int
+    data: bytes
+
+
 Action = (
     Reply
     | SetFeatures
@@ -105,6 +113,7 @@ Action = (
     | Stop
     | Enable
     | SetMtu
+    | SetConfig
 )
 
 

@@ -28,6 +28,7 @@ from .actions import (
     MapRegion,
     MapTable,
     Reply,
+    SetConfig,
     SetFd,
     SetFeatures,
     SetMtu,
@@ -43,31 +44,7 @@ from .messages import (
     Request,
     VringAddr,
 )
-
-PAIRS_MAX = 8
-
-DEVICE_FEATURES = (
-    Feature.NET_CSUM
-    | Feature.NET_GUEST_CSUM
-    | Feature.NET_MTU
-    | Feature.NET_GUEST_TSO4
-    | Feature.NET_GUEST_TSO6
-    | Feature.NET_GUEST_ECN
-    | Feature.NET_HOST_TSO4
-    | Feature.NET_HOST_TSO6
-    | Feature.NET_HOST_ECN
-    | Feature.NET_GUEST_USO4
-    | Feature.NET_GUEST_USO6
-    | Feature.NET_HOST_USO
-    | Feature.NET_MRG_RXBUF
-    | Feature.NET_MQ
-    | Feature.RING_INDIRECT_DESC
-    | Feature.RING_EVENT_IDX
-    | Feature.VHOST_PROTOCOL_FEATURES
-    | Feature.VERSION_1
-)
-# Without CONFIG: QEMU suppresses it for net devices with a warning.
-PROTOCOL_FEATURES = Protocol.MQ | Protocol.REPLY_ACK | Protocol.MTU | Protocol.CONFIGURE_MEM_SLOTS
+from .offer import PAIRS_MAX, Offer, offer_net
 
 
 class RingState(enum.Enum):
@@ -113,16 +90,22 @@ class _Ring:
 
 
 class Backend:
-    """One connection's state; `pairs` queue pairs are offered, `mtu` is the most that fits."""
+    """One connection's state.
 
-    def __init__(self, *, pairs: int = PAIRS_MAX, mtu: int = 65535) -> None:
-        self.offered = DEVICE_FEATURES if pairs > 1 else DEVICE_FEATURES & ~Feature.NET_MQ
+    It serves what `offer` says; by default a network device with `pairs` queue pairs, for which
+    `mtu` is the most that fits.
+    """
+
+    def __init__(
+        self, *, pairs: int = PAIRS_MAX, mtu: int = 65535, offer: Offer | None = None
+    ) -> None:
+        self._offer = offer or offer_net(pairs)
+        self.offered = Feature(self._offer.features)
         self.features = 0
         self.protocol = Protocol(0)
         self.negotiated = False  # SET_FEATURES came
-        self._pairs = pairs
         self._mtu = mtu
-        self._rings = [_Ring() for _ in range(2 * pairs)]
+        self._rings = [_Ring() for _ in range(self._offer.rings)]
         self._regions: list[Region] = []
 
     def ring_state(self, index: int) -> tuple[RingState, bool]:
@@ -218,17 +201,17 @@ class Backend:
 
     def _get_protocol(self, header: Header, payload: bytes, _: tuple[int, ...]) -> list[Action]:
         wire.parse_none(header, payload)
-        return [self._reply(header.request, wire.emit_u64(PROTOCOL_FEATURES))]
+        return [self._reply(header.request, wire.emit_u64(self._offer.protocol))]
 
     def _set_protocol(self, header: Header, payload: bytes, _: tuple[int, ...]) -> list[Action]:
         features = wire.parse_u64(header, payload)
-        self._subset(header, features, int(PROTOCOL_FEATURES))
+        self._subset(header, features, int(self._offer.protocol))
         self.protocol = Protocol(features)
         return []
 
     def _get_queue_num(self, header: Header, payload: bytes, _: tuple[int, ...]) -> list[Action]:
         wire.parse_none(header, payload)
-        return [self._reply(header.request, wire.emit_u64(self._pairs))]
+        return [self._reply(header.request, wire.emit_u64(self._offer.queues))]
 
     def _set_mem_table(self, header: Header, payload: bytes, fds: tuple[int, ...]) -> list[Action]:
         regions = wire.parse_table(header, payload)
@@ -332,6 +315,20 @@ class Backend:
             raise MessageError(f"{header.request.name}: {mtu}, expected 68 to {self._mtu}")
         return [SetMtu(mtu)]
 
+    def _get_config(self, header: Header, payload: bytes, _: tuple[int, ...]) -> list[Action]:
+        self._need(header, Protocol.CONFIG)
+        asked = wire.parse_config(header, payload)
+        space = self._offer.config() if self._offer.config is not None else b""
+        size = len(asked.data)
+        data = space[asked.offset : asked.offset + size].ljust(size, b"\0")
+        answer = wire.emit_config(wire.ConfigSpace(asked.offset, asked.flags, data))
+        return [self._reply(header.request, answer)]
+
+    def _set_config(self, header: Header, payload: bytes, _: tuple[int, ...]) -> list[Action]:
+        self._need(header, Protocol.CONFIG)
+        asked = wire.parse_config(header, payload)
+        return [SetConfig(asked.offset, asked.data)]
+
 
 _Handler = Callable[[Backend, Header, bytes, tuple[int, ...]], list[Action]]
 _HANDLERS: dict[Request, _Handler] = {
@@ -355,6 +352,8 @@ _HANDLERS: dict[Request, _Handler] = {
     Request.SET_VRING_ERR: Backend._set_fd,
     Request.SET_VRING_ENABLE: Backend._set_enable,
     Request.NET_SET_MTU: Backend._set_mtu,
+    Request.GET_CONFIG: Backend._get_config,
+    Request.SET_CONFIG: Backend._set_config,
 }
 _WITH_FDS = frozenset(
     {

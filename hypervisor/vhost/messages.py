@@ -29,7 +29,10 @@ _STATE = struct.Struct("=II")
 _ADDR = struct.Struct("=IIQQQQ")
 _TABLE = struct.Struct("=II")
 _REGION = struct.Struct("=QQQQ")
-SIZE_MAX = _TABLE.size + REGIONS_BASELINE * _REGION.size  # the largest payload known here
+_CONFIG = struct.Struct("=III")
+CONFIG_MAX = 256  # VHOST_USER_MAX_CONFIG_SIZE
+TABLE_MAX = _TABLE.size + REGIONS_BASELINE * _REGION.size
+SIZE_MAX = max(TABLE_MAX, _CONFIG.size + CONFIG_MAX)  # the largest payload known here
 
 
 class MessageError(PeerError):
@@ -228,7 +231,7 @@ def parse_table(header: Header, payload: bytes) -> tuple[Region, ...]:
         )
     end = _TABLE.size + count * _REGION.size
     # libvhost-user's and DPDK's front-ends send the whole array; what is not counted is not read.
-    if len(payload) not in (end, SIZE_MAX):
+    if len(payload) not in (end, TABLE_MAX):
         _exact(header, payload, end)
     starts = range(_TABLE.size, end, _REGION.size)
     return tuple(_region(header, payload[i : i + _REGION.size]) for i in starts)
@@ -249,3 +252,30 @@ def parse_region(header: Header, payload: bytes) -> Region:
 def emit_region(region: Region) -> bytes:
     """Build one region behind its padding."""
     return _U64.pack(0) + _REGION.pack(region.gpa, region.size, region.uva, region.offset)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigSpace:
+    """Bytes of the device's configuration space from `offset` (GET_CONFIG, SET_CONFIG)."""
+
+    offset: int
+    flags: int
+    data: bytes
+
+
+def parse_config(header: Header, payload: bytes) -> ConfigSpace:
+    """Parse a piece of configuration space; in GET_CONFIG its bytes mean nothing."""
+    if len(payload) < _CONFIG.size:
+        raise MessageError(f"{header.request.name}: {len(payload)} bytes, expected more")
+    offset, size, flags = _CONFIG.unpack_from(payload)
+    if size > CONFIG_MAX or offset > CONFIG_MAX - size:
+        raise MessageError(
+            f"{header.request.name}: {size} bytes at {offset}, expected inside {CONFIG_MAX}"
+        )
+    _exact(header, payload, _CONFIG.size + size)
+    return ConfigSpace(offset, flags, payload[_CONFIG.size :])
+
+
+def emit_config(config: ConfigSpace) -> bytes:
+    """Build a piece of configuration space."""
+    return _CONFIG.pack(config.offset, len(config.data), config.flags) + config.data

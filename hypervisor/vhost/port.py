@@ -7,26 +7,24 @@ is one connection; when its front-end goes, `rx_burst` raises `PortClosed`.
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import select
 import socket
-import stat
 
 from vpnstack.link.port import Port
 
 from ..errors import PeerError, UsageError
 from .actions import Action, Reply, SetFeatures, SetMtu, Stop, fds_of
-from .backend import PAIRS_MAX, Backend
+from .backend import Backend
 from .channel import Channel, Incoming, close_fds
+from .offer import PAIRS_MAX
 from .ringport import RingPort, Soften, offload_of
+from .unix import UnixListener
 
 log = logging.getLogger(__name__)
 
 MESSAGES_A_BURST = 64  # control messages served before frames get their turn
 BACKLOG = 64  # connections that wait for `accept`
-PATH_MAX = 107  # unix(7): sun_path without its terminator
 
 
 class VhostUserPort(RingPort):
@@ -99,24 +97,11 @@ class VhostUserListener:
     """A unix socket at which front-ends arrive; see `vpnstack.link.port.Listener`."""
 
     def __init__(self, path: str, *, mtu: int) -> None:
+        self._listener = UnixListener(path, BACKLOG)
+        self._sock = self._listener.sock
         self.path = path
         self._mtu = mtu
         self._count = 0
-        self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        try:
-            _remove_stale(path)
-            # Before bind, so that the file never has another mode: unix(7), Linux.
-            os.fchmod(self._sock.fileno(), 0o600)
-            self._sock.bind(path)
-            self._sock.listen(BACKLOG)
-        except OSError as exc:
-            self._sock.close()
-            raise UsageError(f"{path}: {exc.strerror or exc}") from exc
-        except UsageError:
-            self._sock.close()
-            raise
-        self._sock.setblocking(False)
-        self._inode = os.stat(path).st_ino
 
     def fileno(self) -> int:
         """Return the listening socket's descriptor."""
@@ -144,34 +129,7 @@ class VhostUserListener:
 
     def close(self) -> None:
         """Stop listening and remove the socket file, unless somebody else's stands there now."""
-        if self._sock.fileno() < 0:
-            return
-        self._sock.close()
-        with contextlib.suppress(OSError):
-            if os.stat(self.path).st_ino == self._inode:
-                os.unlink(self.path)
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket file that nobody serves; UsageError if it is served or no socket."""
-    if len(os.fsencode(path)) > PATH_MAX:
-        raise UsageError(f"{path}: socket path, expected at most {PATH_MAX} bytes")
-    try:
-        mode = os.stat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise UsageError(f"{path}: exists and is no socket")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:
-            pass
-    raise UsageError(f"{path}: somebody serves this socket already")
+        self._listener.close()
 
 
 def listen(address: str, *, mtu: int) -> VhostUserListener:

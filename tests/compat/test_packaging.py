@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
+import sys
 import venv
 from collections.abc import Callable
 from pathlib import Path
@@ -27,8 +29,11 @@ def sources(target: Path) -> Path:
     return target
 
 
-def run(*argv: str | Path, cwd: Path) -> str:
-    done = subprocess.run(argv, cwd=cwd, capture_output=True, text=True, timeout=280, check=False)
+def run(*argv: str | Path, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        argv, cwd=cwd, capture_output=True, text=True, timeout=280, check=False,
+        env={**os.environ, **environment},
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -75,3 +80,23 @@ def test_files_that_are_not_modules(environment: Path, tmp_path: Path) -> None:
 def test_requirements_are_consistent(environment: Path, tmp_path: Path) -> None:
     pip = [environment / "bin/python", "-m", "pip", "--disable-pip-version-check"]
     assert "No broken requirements" in run(*pip, "check", cwd=tmp_path)
+
+
+def test_without_our_monitor(tmp_path: Path, require: Callable[..., None]) -> None:
+    """As on a processor that it is not for: all imports, and `doctor` says why qemu is chosen."""
+    require("gcc", "qemu-system-x86_64")
+    source = sources(tmp_path / "source")
+    build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
+    run(*build, cwd=source, TRIKIT_NO_MONITOR="1")
+    code = (
+        "import hypervisor, hypervisor.engine.kvm, hypervisor.core._core as core\n"
+        "from hypervisor.engine.choice import choose\n"
+        "print(core.__file__, choose(), hasattr(core.lib, 'hv_vm_new'))"
+    )
+    path = str(source)
+    said = run(sys.executable, "-c", code, cwd=tmp_path, PYTHONPATH=path).split()
+    assert Path(said[0]).is_relative_to(source)
+    assert said[1:] == ["qemu", "False"]
+    doctor = [sys.executable, "-m", "hypervisor.cli", "doctor", "--json"]
+    facts = run(*doctor, cwd=tmp_path, PYTHONPATH=path)
+    assert "our monitor is for x86-64, and this was built without it" in facts

@@ -100,16 +100,31 @@ async def _collect(vm: Machine, kinds: list[EventKind]) -> None:
         kinds.append(event.kind)
 
 
-def test_reboot_is_reported_with_code_2(image: Image, run: Callable[..., object]) -> None:
+@pytest.mark.parametrize(
+    ("typed", "cmdline", "reason", "code"),
+    [
+        ("reboot -f", "", ExitReason.REBOOT, 2),
+        ("reboot -f", "reboot=t", ExitReason.TRIPLE_FAULT, 3),
+        ("echo c > /proc/sysrq-trigger", "", ExitReason.PANIC, 1),
+        ("rmmod pvpanic_mmio; echo c > /proc/sysrq-trigger", "", ExitReason.PANIC, 1),
+    ],
+    ids=["reboot", "triple fault", "panic", "panic without a driver"],
+)
+def test_how_a_guest_ends(
+    image: Image, typed: str, cmdline: str, reason: ExitReason, code: int
+) -> None:
     async def go() -> None:
-        async with Machine(image.kernel, image.initrd) as vm:
+        async with Machine(image.kernel, image.initrd, cmdline=cmdline) as vm:
             await prompt(vm)
-            vm.console.write(b"reboot -f\n")
+            vm.console.write(typed.encode() + b"\n")
             async with asyncio.timeout(30):
                 end = await vm.wait()
-            assert (end.reason, end.code) == (ExitReason.REBOOT, 2)
+            if vm.engine.kvm and reason is ExitReason.TRIPLE_FAULT:
+                pytest.skip("with KVM, QEMU does not tell a triple fault from a reset")
+            assert (end.reason, end.code) == (reason, code)
+            assert "sysrq triggered crash" in end.message or reason is not ExitReason.PANIC
 
-    run(go())
+    asyncio.run(go())
 
 
 def test_two_machines_and_sigkill_of_one(image: Image, run: Callable[..., object]) -> None:
@@ -196,5 +211,16 @@ def test_nic_reaches_the_jack_over_vhost_user(image: Image, run: Callable[..., o
             assert jack.sources == {jack.mac}
             await vm.kill()
         assert jack.port is None
+
+    run(go())
+
+
+def test_a_virtio_console(image: Image, run: Callable[..., object]) -> None:
+    async def go() -> None:
+        async with Machine(image.kernel, image.initrd, console="virtio") as vm:
+            await prompt(vm)
+            assert "hvc0" in await command(vm, "tty")
+            vm.console.resize(100, 30)  # QEMU has no way to tell the guest
+            assert (await vm.stop(30)).reason is ExitReason.POWER_OFF
 
     run(go())

@@ -14,8 +14,8 @@ cp -r "$root/vpnstack" "$root/hypervisor" "$root/dataflow" "$root/setup.py" "$ro
     "$root/examples" "$copy"
 cd "$copy"
 rm -f vpnstack/core/_core*.so hypervisor/core/_core*.so
-CFLAGS="-g -fsanitize=address,undefined -fno-sanitize-recover=undefined" \
-    "$python" setup.py -q build_ext --inplace
+export CFLAGS="-g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
+"$python" setup.py -q build_ext --inplace
 run() {
     LD_PRELOAD="$(gcc -print-file-name=libasan.so) $(gcc -print-file-name=libubsan.so)" \
         ASAN_OPTIONS=detect_leaks=0:handle_sigbus=0 PYTHONMALLOC=malloc PYTHONPATH="$copy" \
@@ -28,6 +28,9 @@ for target in fuzz_frame fuzz_send fuzz_framed fuzz_gro fuzz_udplane fuzz_lane; 
 done
 run tests/fuzz/fuzz_vring.py "$((count / 10))"
 run tests/fuzz/fuzz_mmio.py "$((count / 10))"
+run tests/fuzz/fuzz_devices.py "$((count / 20))"
+# Compiles uart.c by itself, with these very flags.
+run tests/fuzz/fuzz_uart.py "$((count / 200))"
 # Leaks of address space do not show: what is freed stays in quarantine.
 run -m pytest -q -p no:cacheprovider -k "not leave_nothing" \
     tests/unit/hypervisor/test_split.py \

@@ -2,7 +2,8 @@
 
 A message is one line of JSON.  The host sends {"argv", "cwd", "environment", "timeout"}; the
 answers are {"output": text}, as it comes, and at last {"code": number}, 124 at the deadline as
-timeout(1) has it.  The first message is ours, {"ready": pid}.
+timeout(1) has it.  The first message is ours, {"ready": pid}.  While a command runs, empty lines
+are answered by {"alive": seconds}.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ def main() -> None:
             line, newline, rest = pending.partition(b"\n")
             if newline:
                 pending = rest
-                serve(port.fileno(), json.loads(line))
+                if line:
+                    serve(port.fileno(), json.loads(line))
             else:
                 pending += os.read(port.fileno(), 65536)
 
@@ -61,8 +63,12 @@ def serve(port: int, request: dict[str, Any]) -> None:
     assert child.stdout is not None
     deadline = time.monotonic() + request["timeout"]
     while (left := deadline - time.monotonic()) > 0:
-        if not select.select([child.stdout], [], [], left)[0]:
-            break
+        ready = select.select([child.stdout, port], [], [], left)[0]
+        if port in ready:
+            os.read(port, 4096)
+            send(port, {"alive": time.monotonic()})
+        if child.stdout not in ready:
+            continue
         data = os.read(child.stdout.fileno(), 65536)
         if not data:
             send(port, {"code": child.wait()})

@@ -3,10 +3,15 @@
 A test is an ordinary function.  Outside, its fixtures are set up as ever, and its body is replaced
 by the verdict of one pytest in the nested machine that runs them all in the same order and reports
 as it goes.  With TRIKIT_NESTED set, or on hosts whose KVM is good, a test simply runs.
+
+When the nested machine itself dies or falls silent, which is QEMU's fault (see nested.py) and no
+test's, it is started once more for the tests that have no verdict yet, and the summary says so.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import subprocess
@@ -15,8 +20,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import uvloop
 from _pytest._io import TerminalWriter
-from nested import Done, Nested
+from nested import Done, Nested, NestedError
 
 from hypervisor.engine import host
 from hypervisor.errors import UsageError
@@ -26,25 +32,56 @@ from hypervisor.image.cache import Cache, default_directory
 
 INSIDE = "TRIKIT_NESTED" in os.environ
 DIRECT = INSIDE or host.kvm().good
+if DIRECT:  # no test leaves a thread, a descriptor or a mapping of guest memory
+    from leaks import pytest_runtest_setup as pytest_runtest_setup
+    from leaks import pytest_runtest_teardown as pytest_runtest_teardown
 GUEST = "TRIKIT_GUEST_IMAGE"
 CLOUD = "TRIKIT_GUEST_CLOUD"
+SOCAT = "TRIKIT_GUEST_SOCAT"
 HERE = Path(__file__).parent
 MARK = "@@report "
 A_TEST = 240.0  # seconds that a test may take on a busy machine
+ALL_TESTS = 1200.0  # and all of them
+STACKS = 120  # seconds into a test after which the stacks of all threads are printed
+
+_faults: list[NestedError] = []  # of the nested machine, in this run
+
+
+def forgive(fault: NestedError) -> None:
+    """Take note of the nested machine's first fault; raise the second."""
+    _faults.append(fault)
+    if len(_faults) > 1:
+        raise fault
 
 
 class Inside:
     """One pytest in the nested machine, and what it says."""
 
     def __init__(self, machine: Nested, nodes: list[str], environment: dict[str, str]) -> None:
-        argv = [machine.python, "-m", "pytest", "-q", "-p", "no:cacheprovider", *nodes]
-        timeout = A_TEST * len(nodes)
-        self._parts = machine.stream(argv, timeout=timeout, environment=environment)
+        self._machine = machine
+        self._nodes = nodes
+        self._environment = environment
+        self._begin(nodes)
+
+    def _begin(self, nodes: list[str]) -> None:
+        argv = [self._machine.python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        argv += ["-o", f"faulthandler_timeout={STACKS}", *nodes]
+        timeout = min(A_TEST * len(nodes), ALL_TESTS)
+        self._parts = self._machine.stream(argv, timeout=timeout, environment=self._environment)
         self._pending = ""
         self._seen = ""
 
     def verdict(self, node: str) -> tuple[str, str]:
         """Return the outcome of a test and why; what other tests printed is passed over."""
+        try:
+            return self._find(node)
+        except NestedError as fault:
+            forgive(fault)
+        self._machine.restart()
+        self._begin(self._nodes[self._nodes.index(node) :])
+        return self._find(node)
+
+    def _find(self, node: str) -> tuple[str, str]:
         for line in self._lines():
             _, mark, text = line.partition(MARK)
             if mark and (report := json.loads(text))["node"] == node:
@@ -66,8 +103,12 @@ class Inside:
 
     def finish(self) -> None:
         """Read it to its end, so that the machine takes other commands."""
-        for _ in self._lines():
-            pass
+        try:
+            for _ in self._lines():
+                pass
+        except NestedError as fault:
+            forgive(fault)
+            self._machine.restart()
 
 
 @pytest.fixture(scope="session")
@@ -75,10 +116,16 @@ def nested(require: Callable[..., None]) -> Iterator[Nested]:
     """The nested machine, one for all tests of a run."""
     require(host.QEMU)
     try:
-        with Nested() as machine:
-            yield machine
+        machine = Nested()
     except UsageError as error:
         pytest.skip(f"no image: {error}")
+    try:
+        machine.__enter__()
+    except NestedError as fault:
+        forgive(fault)
+        machine.restart()
+    with contextlib.closing(machine):
+        yield machine
 
 
 @pytest.fixture(scope="session")
@@ -88,6 +135,8 @@ def inside(
     """The pytest in the nested machine, for the tests of this run that belong there."""
     nodes = [item.nodeid for item in request.session.items if _belongs_inside(item)]
     environment = {GUEST: str(image.directory), CLOUD: ":".join(map(str, cloud))}
+    if any("socat_image" in getattr(item, "fixturenames", ()) for item in request.session.items):
+        environment[SOCAT] = str(request.getfixturevalue("socat_image").directory)
     return Inside(nested, nodes, environment)
 
 
@@ -98,6 +147,17 @@ def image() -> Image:
         return load(Path(os.environ[GUEST]))
     try:
         return build(Spec(), Cache(default_directory(os.environ)))
+    except UsageError as error:
+        pytest.skip(f"no image: {error}")
+
+
+@pytest.fixture(scope="session")
+def socat_image() -> Image:
+    """The same with socat, which speaks vsock."""
+    if INSIDE:
+        return load(Path(os.environ[SOCAT]))
+    try:
+        return build(Spec(packages=("socat",)), Cache(default_directory(os.environ)))
     except UsageError as error:
         pytest.skip(f"no image: {error}")
 
@@ -166,7 +226,10 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     """Take over what the test's run in the nested machine gave."""
     if not _belongs_inside(pyfuncitem):
         return None
-    outcome, why = pyfuncitem.funcargs["inside"].verdict(pyfuncitem.nodeid)
+    try:
+        outcome, why = pyfuncitem.funcargs["inside"].verdict(pyfuncitem.nodeid)
+    except NestedError as fault:
+        outcome, why = "failed", str(fault)
     if outcome == "skipped":
         pytest.skip(f"in the nested machine: {why}")
     if outcome != "passed":
@@ -189,3 +252,11 @@ _screen: list[TerminalWriter] = []
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Keep what writes past pytest's own capturing."""
     _screen.append(session.config.get_terminal_writer())
+    uvloop.run(asyncio.sleep(0))  # libuv opens two descriptors for the life of the process
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say that the nested machine had to be started again, and what was known of its end."""
+    for fault in _faults:
+        terminalreporter.section("the nested machine failed (QEMU's emulation); started once more")
+        terminalreporter.write_line(str(fault))

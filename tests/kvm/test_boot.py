@@ -3,16 +3,14 @@
 import asyncio
 import contextlib
 import hashlib
-import os
 import random
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import uvloop
 
-from hypervisor import ExitReason, Machine, State
+from hypervisor import EventKind, Exit, ExitReason, Machine, State
 from hypervisor.engine.kvm import KvmEngine
 from hypervisor.image.build import Image
 from vpnstack import Gateway
@@ -22,27 +20,8 @@ pytestmark = pytest.mark.timeout(240)
 BOOT = 120.0  # seconds; under emulation the guest of a guest takes 10 to 20
 PAUSE = 6.0  # seconds
 PROMPT = b"/ # "
+CRASH = b"echo c > /proc/sysrq-trigger"
 BODY = random.Random(5).randbytes(3 << 20)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _libuv() -> None:
-    """Let libuv open the two descriptors that it keeps for the life of the process."""
-    uvloop.run(asyncio.sleep(0))
-
-
-@pytest.fixture(autouse=True)
-def _nothing_left() -> Iterator[None]:
-    """No descriptor, thread or mapping of guest memory outlives a test."""
-    before = _state()
-    yield
-    assert _state() == before
-
-
-def _state() -> tuple[int, int, int]:
-    with open("/proc/self/maps") as maps:
-        guests = sum("memfd:" in line for line in maps)
-    return len(os.listdir("/proc/self/fd")), len(os.listdir("/proc/self/task")), guests
 
 
 def machine(image: Image, **options: object) -> Machine:
@@ -104,16 +83,37 @@ def test_a_bzimage_as_it_is_packed(cloud: tuple[Path, Path]) -> None:
     asyncio.run(go())
 
 
-def test_reboot_and_panic_end_with_a_reset(image: Image) -> None:
-    async def go(typed: bytes) -> None:
+@pytest.mark.parametrize(
+    ("typed", "expected"),
+    [
+        (b"reboot -f", Exit(ExitReason.REBOOT, "guest-reset")),
+        (CRASH, Exit(ExitReason.PANIC, "guest-panicked: sysrq triggered crash")),
+        (
+            b"rmmod pvpanic_mmio; " + CRASH,
+            Exit(ExitReason.PANIC, "guest-reset, and its console says: sysrq triggered crash"),
+        ),
+    ],
+    ids=["reboot", "panic", "panic without a driver"],
+)
+def test_reboot_and_panic(image: Image, typed: bytes, expected: Exit) -> None:
+    async def go() -> None:
         async with machine(image) as vm:
+            kinds: list[EventKind] = []
+            following = asyncio.create_task(follow(vm, kinds))
             await prompt(vm)
-            vm.console.write(typed)
+            vm.console.write(typed + b"\n")
             async with asyncio.timeout(30):
-                assert (await vm.wait()).code == 2
+                assert await vm.wait() == expected
+            await following
+            assert (EventKind.PANIC in kinds) == (expected.reason is ExitReason.PANIC)
 
-    asyncio.run(go(b"reboot -f\n"))
-    asyncio.run(go(b"echo c > /proc/sysrq-trigger\n"))
+    asyncio.run(go())
+
+
+async def follow(vm: Machine, kinds: list[EventKind]) -> None:
+    """Collect the kinds of what happens."""
+    async for event in vm.events():
+        kinds.append(event.kind)
 
 
 def test_without_acpi(image: Image) -> None:
@@ -236,3 +236,23 @@ def test_kill_at_any_moment_leaves_nothing(image: Image) -> None:
 
     asyncio.run(go(False))
     asyncio.run(go(True))
+
+
+def test_a_virtio_console_with_its_size(image: Image) -> None:
+    async def go() -> None:
+        async with machine(image, console="virtio") as vm:
+            vm.console.resize(100, 30)
+            await prompt(vm)
+            assert "30 100" in await command(vm, "stty size")
+            assert "hvc0" in await command(vm, "tty")
+            vm.console.resize(132, 50)
+            size = "until [ $(stty size | cut -d' ' -f1) = 50 ]; do usleep 50000; done; stty size"
+            assert "50 132" in await command(vm, size)
+            text = await command(vm, "seq 20000")
+            numbers = "".join(f"{n}\n" for n in range(1, 20001))
+            assert numbers in text
+            vm.console.write(b"poweroff -f\n")
+            async with asyncio.timeout(30):
+                assert (await vm.wait()).reason is ExitReason.POWER_OFF
+
+    asyncio.run(go())

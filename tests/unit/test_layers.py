@@ -38,6 +38,7 @@ LAYERS = {
         "pc",
         "core",
         "vhost",
+        "vsock",
         "devices",
         "aio",
         "engine",
@@ -51,6 +52,7 @@ SANS_IO = (
     *("vpnstack.wire", "vpnstack.proto", "vpnstack.stack"),
     *("dataflow.tree", "dataflow.p9"),
     *("hypervisor.queue", "hypervisor.pc", "hypervisor.vhost.messages", "hypervisor.vhost.backend"),
+    *("hypervisor.vhost.offer", "hypervisor.vsock"),
 )
 IO_MODULES = {
     "asyncio",

@@ -6,6 +6,8 @@ import socket
 from collections.abc import Callable, Iterator
 
 import pytest
+from leaks import pytest_runtest_setup as pytest_runtest_setup
+from leaks import pytest_runtest_teardown as pytest_runtest_teardown
 from vhost_driver import FrontEnd, Guest, Made
 
 from hypervisor.vhost.port import VhostUserPort

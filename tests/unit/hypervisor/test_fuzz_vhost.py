@@ -1,4 +1,4 @@
-"""The fuzz targets of rings, messages, registers and boot files, a fixed run of each."""
+"""The fuzz targets of rings, messages, registers, devices and boot files, a fixed run of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,16 @@ import pytest
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("fuzz_vring", 2000), ("fuzz_vhost_messages", 1000), ("fuzz_boot", 1000), ("fuzz_mmio", 300)],
+    [
+        ("fuzz_vring", 2000),
+        ("fuzz_vhost_messages", 1000),
+        ("fuzz_boot", 1000),
+        ("fuzz_mmio", 300),
+        ("fuzz_devices", 500),
+        ("fuzz_uart", 50),
+        ("fuzz_vsock", 60),
+        ("fuzz_vhost_device", 200),
+    ],
 )
 def test_fixed_run(name: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "fuzz"))

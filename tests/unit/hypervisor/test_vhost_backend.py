@@ -23,7 +23,6 @@ from hypervisor.vhost.actions import (
     fds_of,
 )
 from hypervisor.vhost.backend import (
-    PROTOCOL_FEATURES,
     TRANSITIONS,
     Backend,
     RingEvent,
@@ -37,6 +36,7 @@ from hypervisor.vhost.messages import (
     VringAddr,
     VringState,
 )
+from hypervisor.vhost.offer import PROTOCOL_FEATURES
 
 FEATURES = int(Feature.VERSION_1 | Feature.VHOST_PROTOCOL_FEATURES)
 REGION = Region(0, 4096, 0x7000, 0)

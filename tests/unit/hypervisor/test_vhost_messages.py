@@ -50,7 +50,7 @@ def test_table(table: list[Region]) -> None:
     payload = wire.emit_table(tuple(table))
     found = wire.parse_table(header(Request.SET_MEM_TABLE), payload)
     assert found == tuple(table)
-    padded = payload.ljust(wire.SIZE_MAX, b"\0")
+    padded = payload.ljust(wire.TABLE_MAX, b"\0")
     assert wire.parse_table(header(Request.SET_MEM_TABLE), padded) == found
 
 

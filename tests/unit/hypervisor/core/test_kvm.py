@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import random
+import resource
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from kvm_guest import CODE, HLT, SLEEP, STAY, TELL, Guest, enter, pic, register,
 from hypervisor.core.kvm import VCPUS_MAX, Exit, ExitKind, KvmError, State, VcpuState, Vm, why_not
 from hypervisor.errors import UsageError
 
+DEADLINE = 20.0  # seconds; only a test that fails comes near it
 REASON = why_not()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=f"no KVM machine here: {REASON}")
 
@@ -187,6 +190,70 @@ def test_pauses_and_answers_in_any_order_lose_nothing() -> None:
         assert len(values) > 100
 
 
+def test_a_kick_that_is_lost_is_repeated() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_SIGPENDING)
+    with Guest(OUT_99 + STAY) as guest, ThreadPoolExecutor(1) as pool:
+        guest.vm.resume()
+        guest.expect(0x99)
+        resource.setrlimit(resource.RLIMIT_SIGPENDING, (0, limits[1]))  # no signal can be queued
+        try:
+            pausing = pool.submit(guest.vm.pause)
+            wait([pausing], timeout=0.03)  # some kernels leave the guest all the same
+        finally:
+            resource.setrlimit(resource.RLIMIT_SIGPENDING, limits)
+        pausing.result(DEADLINE)
+        assert guest.vcpu.state is VcpuState.PAUSED
+
+
+def test_stop_ends_a_busy_processor_without_waiting() -> None:
+    with Guest(OUT_99 + STAY) as guest:
+        guest.vm.resume()
+        guest.expect(0x99)
+        guest.vm.stop()
+        guest.vm.pause()  # it waits until none is in the guest
+        assert guest.vcpu.state is VcpuState.ENDED
+        guest.vm.resume()
+        assert guest.vcpu.state is VcpuState.ENDED
+
+
+def test_stop_ends_a_processor_that_waits_for_an_answer() -> None:
+    with Guest(b"\xe4\x10" + STAY) as guest:
+        guest.vm.resume()
+        found = guest.exit()
+        guest.vm.stop()
+        guest.close()
+        with pytest.raises(UsageError, match="closed"):
+            guest.vm.answer(found)
+
+
+def test_release_closes_at_once_and_frees_in_any_thread() -> None:
+    before = held()
+    guest = Guest(OUT_99 + STAY)
+    guest.vm.resume()
+    guest.expect(0x99)
+    free = guest.vm.release()
+    assert guest.vm.closed
+    with pytest.raises(UsageError, match="closed"):
+        guest.vm.pause()
+    guest.vm.close()
+    assert held() > before
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(free).result(DEADLINE)
+    guest.ram.close()
+    assert (held()[0], held()[2]) == (before[0], before[2])
+
+
+def test_a_machine_may_be_closed_while_a_thread_pauses_it() -> None:
+    with ThreadPoolExecutor(1) as pool:
+        for _ in range(10):
+            with Guest(STAY) as guest:
+                guest.vm.resume()
+                pausing = pool.submit(guest.vm.pause)
+                guest.vm.close()
+                error = pausing.exception(DEADLINE)
+                assert error is None or "closed" in str(error)
+
+
 def test_no_more_processors_than_there_is_room_for() -> None:
     with Vm() as vm:
         for _ in range(VCPUS_MAX):
@@ -264,7 +331,10 @@ def test_the_clock_can_be_set() -> None:
 def test_a_path_that_is_not_kvm() -> None:
     with pytest.raises(UsageError, match=r"/dev/null: .*version 12"):
         Vm("/dev/null")
-    assert why_not("/nowhere") == "/nowhere: open the KVM device: No such file or directory"
+    assert why_not("/nowhere") == (
+        "/nowhere: open the KVM device: No such file or directory: "
+        "run modprobe kvm_intel or modprobe kvm_amd"
+    )
 
 
 def end_new(guest: Guest) -> None:

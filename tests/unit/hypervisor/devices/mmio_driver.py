@@ -22,11 +22,12 @@ LIVE = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_O
 class Bench:
     """A device on its transport with a loop that turns when told, and a driver's hands on it."""
 
-    def __init__(self, device: Device, size: int = 1 << 20) -> None:
+    def __init__(self, device: Device, size: int = 1 << 20, guest: Guest | None = None) -> None:
         self.device = device
         self.loop = asyncio.new_event_loop()
-        self.guest = Guest(size)
-        self.guest.region = Region(GPA, size, GPA, 0)
+        self.guest = guest or Guest(size)
+        if guest is None:  # which otherwise says itself where it lies
+            self.guest.region = Region(GPA, size, GPA, 0)
         self.memory: GuestMemory = self.guest.memory()
         self.page = mmap.mmap(-1, PAGE)
         self.kicks = [os.eventfd(0, os.EFD_NONBLOCK) for _ in device.queue_sizes]

@@ -41,6 +41,19 @@ def test_nic_is_a_client_of_our_socket() -> None:
     assert "virtio-net-device,netdev=net0,mac=5a:94:ef:00:00:01" in option(args, "-device")
 
 
+def test_devices_of_ours_are_front_ends_of_our_sockets() -> None:
+    wires = Wires(5, 6, devices=[(19, "/t/device0"), (4, "/t/device1")])
+    args = command_line(CONFIG, wires, qemu="q", kvm=False)
+    assert option(args, "-chardev")[2:] == [
+        "socket,id=dev0,path=/t/device0",
+        "socket,id=dev1,path=/t/device1",
+    ]
+    assert option(args, "-device")[1:] == [
+        "vhost-user-vsock-device,chardev=dev0",
+        "vhost-user-rng,chardev=dev1",
+    ]
+
+
 @pytest.mark.parametrize(
     ("kvm", "khz", "there", "absent"),
     [

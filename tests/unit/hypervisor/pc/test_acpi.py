@@ -78,6 +78,8 @@ def test_dsdt_names_every_device() -> None:
         assert struct.pack("<BHBBI", 0x89, 6, 3, 1, slot.gsi) in dsdt
     assert b"\x08\\_S5_\x12\x07\x04\x0a\x05\0\0\0" in dsdt
     assert b"ACPI0013\0" in dsdt
+    assert b"QEMU0001\0" in dsdt
+    assert struct.pack("<BBHHBB", 0x47, 1, 0x505, 0x505, 1, 1) in dsdt
 
 
 @pytest.mark.parametrize("cpus", [0, 17])

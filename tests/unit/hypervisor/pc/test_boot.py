@@ -90,7 +90,7 @@ def test_initrd_that_just_fits_and_one_page_more() -> None:
     with pytest.raises(boot.KernelError) as caught:
         boot.load(Ram(), bz_image(), bytes(room + 1), cpus=1, ram_size=SIZE)
     expected = f"the initrd is too large: expected at most {room} bytes in 256 MiB of RAM, found "
-    assert str(caught.value) == f"{expected}{room + 1}"
+    assert str(caught.value) == f"{expected}{room + 1}; give the machine more memory"
 
 
 def test_elf_enters_by_pvh() -> None:
