@@ -2,6 +2,7 @@
 
 from .aio.vsock import Vsock
 from .engine.base import EngineError, Event, EventKind, Exit, ExitReason, State
+from .engine.nic import Tap, VhostUser
 from .engine.statistics import Statistics
 from .errors import HypervisorError, PeerError, UsageError
 from .machine import Machine
@@ -17,6 +18,8 @@ __all__ = [
     "PeerError",
     "State",
     "Statistics",
+    "Tap",
     "UsageError",
+    "VhostUser",
     "Vsock",
 ]

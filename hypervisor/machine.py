@@ -20,8 +20,6 @@ from types import TracebackType
 from typing import BinaryIO, Self
 from uuid import UUID, uuid4
 
-from vpnstack.link.port import Jack
-
 from .aio.console import Console
 from .aio.vsock import Vsock
 from .devices.base import Device
@@ -38,6 +36,7 @@ from .engine.base import (
 )
 from .engine.choice import choose
 from .engine.kvm import KvmEngine
+from .engine.nic import Nic
 from .engine.qemu import QemuEngine
 from .engine.statistics import Statistics
 from .errors import UsageError
@@ -86,7 +85,7 @@ class Machine:
         cmdline: str = "",
         memory: str | int = "256M",
         cpus: int = 1,
-        nics: Sequence[Jack] = (),
+        nics: Sequence[Nic] = (),
         devices: Sequence[Device] = (),
         vsock: Vsock | None = None,
         name: str = "vm",
@@ -99,6 +98,7 @@ class Machine:
     ) -> None:
         """Describe a machine; raise `UsageError` for what can never run.
 
+        `nics` are jacks, such as `Gateway.port` gives, `Tap` or `VhostUser` descriptions.
         `cmdline` follows the defaults that every guest needs, so it has the last word.
         `engine` "auto" is "kvm" where KVM runs unmodified kernels, else "qemu"; `engine_args`,
         which go to QEMU as they are, make it "qemu" too.  `console_log` gets everything the guest

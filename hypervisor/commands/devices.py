@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from ..aio.vsock import Vsock
+from ..engine.nic import parse_nic
 from ..errors import UsageError
 
 
@@ -65,6 +66,11 @@ def parse_vsock(text: str, directory: Path) -> Vsock:
 
 # One row a device, alphabetically.
 DEVICE_OPTIONS: tuple[DeviceOption, ...] = (
+    DeviceOption(
+        "nic", "nics", "tap:NAME|vhost-user:PATH",
+        "A TAP device of the host's, or a switch's socket; also ,mac= ,mtu= ,queues= ,listen.",
+        lambda text, directory: parse_nic(text),
+    ),
     DeviceOption(
         "vsock", "vsock", "cid=3,path=DIR", "Sockets in DIR to and from the guest, as HyperKit's;"
         " firecracker=SOCKET for one as Firecracker's; forwards=PORT;PORT.",

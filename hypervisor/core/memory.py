@@ -27,6 +27,7 @@ class GuestMemory:
     """
 
     def __init__(self) -> None:
+        self.fd = -1  # of the file that holds all regions, where its owner shares it
         self.table: Any = ffi.new("struct hv_memory *")
         self._mappings: list[_Mapping] = []
         self._faults = lib.hv_faults()

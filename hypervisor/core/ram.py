@@ -31,7 +31,7 @@ class GuestRam:
             raise UsageError(f"memory ranges {ranges}, expected multiples of {unit}")
         self.size = sum(size for _, size in ranges)
         self.memory = GuestMemory()
-        self.fd = _memfd(self.size, huge)
+        self.fd = self.memory.fd = _memfd(self.size, huge)
         offset = 0
         try:
             for gpa, size in ranges:
@@ -108,7 +108,7 @@ class GuestRam:
         self.memory.close()
         if self.fd >= 0:
             os.close(self.fd)
-        self.fd = -1
+        self.fd = self.memory.fd = -1
 
 
 def _memfd(size: int, huge: bool) -> int:

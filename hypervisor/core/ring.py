@@ -125,6 +125,11 @@ class Ring:
         """Chains that were no frames (transmit), frames that no buffer could hold (receive)."""
         return int(self.q.dropped)
 
+    @property
+    def used_idx(self) -> int:
+        """The used ring's index in guest memory, whoever moves it; the queue must be attached."""
+        return int(ffi.cast("uint16_t *", self.q.used)[1])
+
     def set_call(self, fd: int) -> None:
         """Notify the driver by writing to `fd`; -1 for a driver that polls."""
         self.q.call_fd = fd

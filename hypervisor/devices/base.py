@@ -39,16 +39,25 @@ def unbound() -> None:
     """Stand for `config_changed` of a device without a transport."""
 
 
+def unheard(what: str) -> None:
+    """Stand for `warn` of a device without a machine."""
+
+
 class Device:
     """A virtio device; a subclass sets the numbers and overrides what it needs."""
 
     device_id = 0  # virtio 1.2, chapter 5
     features = 0  # bits of the device type alone; the ring's are the transport's
     queue_sizes: tuple[int, ...] = ()  # at most, powers of two
+    ring_features = ~0  # of the ring's bits, those that the device can do
     takes_kicks = False  # reads `line.kicks` itself and gets no `notified`
 
     def __init__(self) -> None:
         self.config_changed: Callable[[], None] = unbound  # set by the transport; call it any time
+        self.warn: Callable[[str], None] = unheard  # set by the machine: one line for its user
+
+    async def prepare(self) -> None:
+        """Get ready, before the machine is made; raise a HypervisorError that says why not."""
 
     def config(self) -> bytes:
         """Return the whole configuration space as it is now."""

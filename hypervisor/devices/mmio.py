@@ -153,7 +153,7 @@ class Transport:
     @property
     def offered(self) -> int:
         """Feature bits of device and transport."""
-        return self.device.features | TRANSPORT_FEATURES
+        return self.device.features | TRANSPORT_FEATURES & self.device.ring_features
 
     # Configuration changes and failures.
 

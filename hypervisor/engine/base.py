@@ -13,13 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from vpnstack.link.port import Jack
-
 from ..aio.console import Console
 from ..aio.vsock import Vsock
 from ..devices.base import Device
 from ..errors import HypervisorError
 from .measure import Usage
+from .nic import Nic
 from .statistics import Statistics
 
 
@@ -107,7 +106,7 @@ class Config:
     cmdline: str
     memory: int
     cpus: int
-    nics: tuple[Jack, ...] = ()
+    nics: tuple[Nic, ...] = ()
     engine_args: tuple[str, ...] = field(default=())  # further arguments of the engine's own
     devices: tuple[Device, ...] = ()  # virtio devices of the user's own, for this machine alone
     uuid: str = ""  # the machine's id; QEMU gets it as -uuid

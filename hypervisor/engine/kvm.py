@@ -13,12 +13,11 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
-
-from vpnstack.link.port import Jack
 
 from ..aio.console import Console
 from ..aio.work import Work, end
@@ -35,6 +34,7 @@ from . import measure, panic
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .board import Board
 from .check import check, line
+from .links import Links
 from .loader import Loader
 from .statistics import Boot, Statistics
 
@@ -61,7 +61,8 @@ class KvmEngine:
         self._works: list[Work[Any]] = []  # of `start`
         self._board: Board | None = None
         self._console: Console | None = None
-        self._jacks: list[Jack] = []  # in which a port of ours is plugged
+        self._links: Links | None = None
+        self._devices: list[Device] = []  # until a board has them
         self._notify: Notify = lambda kind, detail: None
         self._threads: list[int] = []  # of the processors, in order
         self._paused_at = (0, 0)  # the guest's clock and the host's, in nanoseconds
@@ -78,8 +79,9 @@ class KvmEngine:
         self._boot = Boot(started=time.time())
         self._notify = notify
         try:
+            devices = await self._prepare(config, console)
             async with _gate(self._loop):
-                await self._start(config, console)
+                await self._start(config, console, devices)
         except BaseException as error:
             try:
                 await self.close()
@@ -89,14 +91,22 @@ class KvmEngine:
                 raise EngineError(line(error)) from error
             raise
 
-    async def _start(self, config: Config, console: Console) -> None:
-        if self.ended.done():
-            raise EngineError("killed before it ran")
+    async def _prepare(self, config: Config, console: Console) -> tuple[Device, ...]:
+        """Make the devices; some have to find somebody first."""
         if config.engine_args:
             raise EngineError(f"{config.engine_args[0]} is for QEMU: choose the engine qemu")
         check(config)
         self._console = console
-        devices = _devices(config)
+        self._links = Links(config.nics, config.name, self._notify)
+        self._devices = _devices(config, self._links)
+        for device in self._devices:
+            device.warn = partial(self._notify, EventKind.WARNING)
+            await device.prepare()
+        return tuple(self._devices)
+
+    async def _start(self, config: Config, console: Console, devices: Sequence[Device]) -> None:
+        if self.ended.done():
+            raise EngineError("killed before it ran")
         board = self._board = Board(
             config.memory, devices, self._power_off, self._reset, self._panicked
         )
@@ -107,6 +117,7 @@ class KvmEngine:
         wiring = Work(board.wire(vm).connect)
         self._works.append(wiring)
         board.attach(console)
+        self._devices.clear()  # the board closes them from now on
         await wiring
         self._boot = replace(self._boot, wired=self._since())
         await self._make_processors(vm, config.cpus)
@@ -115,7 +126,8 @@ class KvmEngine:
         self._works.clear()
         if self.ended.done():
             raise EngineError("killed before it ran")
-        self._plug(config)
+        if self._links is not None:
+            self._links.plug()
         first = vm.vcpus[0]  # the others wait for its INIT and SIPI
         first.set(kvm.State.SREGS, cpu.sregs(entry))
         first.set(kvm.State.REGS, cpu.regs(entry))
@@ -139,14 +151,6 @@ class KvmEngine:
 
     def _since(self) -> float:
         return time.monotonic() - self._begin
-
-    def _plug(self, config: Config) -> None:
-        assert self._board is not None
-        nics = [device for device in self._board.devices if isinstance(device, Net)]
-        for jack, device in zip(config.nics, nics, strict=False):  # further ones are the user's
-            self._jacks.append(jack)
-            jack.plug(device.port)
-            self._notify(EventKind.NIC_CONNECTED, jack.name)
 
     def _on_exits(self) -> None:
         vm, board = self._vm, self._board
@@ -263,12 +267,14 @@ class KvmEngine:
         try:
             await end(self._works)
         finally:
-            while self._jacks:
-                self._jacks.pop().unplug()
+            if self._links is not None:
+                self._links.close()
             if self._board is not None:
                 await self._board.close()
             if self._vm is not None:  # also when the board was not wired
                 self._vm.close()
+            while self._devices:  # those that no board had
+                await self._devices.pop().close()
 
 
 def _gate(loop: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
@@ -277,12 +283,12 @@ def _gate(loop: asyncio.AbstractEventLoop) -> asyncio.Semaphore:
     return _gates.setdefault(loop, asyncio.Semaphore(_AT_ONCE))
 
 
-def _devices(config: Config) -> list[Device]:
+def _devices(config: Config, links: Links) -> list[Device]:
     """Return the machine's devices; a balloon gives back what the guest reports as free."""
     return [
         Rng(),
         Balloon(),
-        *(Net(jack.mac, jack.mtu, name=jack.name) for jack in config.nics),
+        *links.devices,
         *([] if config.terminal is None else [_terminal(config.terminal)]),
         *([] if config.vsock is None else [config.vsock.device]),
         *config.devices,

@@ -100,6 +100,7 @@ class QemuEngine:
         place = self._undo.enter_context(tempfile.TemporaryDirectory(prefix="trikit-"))
         nics = self._nics = Nics(
             config.nics,
+            config.name,
             Path(place),
             self._ports,
             lambda name: notify(EventKind.NIC_CONNECTED, name),
@@ -121,11 +122,12 @@ class QemuEngine:
                 theirs.callback(self._log.started)
                 inherited.append(self._log.fd)
                 log = self._log.args
-            wires = Wires(inherited[0], inherited[1], nics.sockets, log, terminal, devices)
+            wires = Wires(inherited[0], inherited[1], nics.wires, log, terminal, devices)
             khz = 0 if self.kvm else tsc.frequency_khz()
             command = command_line(config, wires, qemu=program, kvm=self.kvm, tsc_khz=khz)
             _logger.debug("starting %s", command)
-            self._child = Child(command, inherited)
+            self._child = Child(command, [*inherited, *nics.fds])
+            nics.inherited()
 
     def _line(self, console: Console, theirs: contextlib.ExitStack) -> int:
         """Put `console` on a socket pair; returns QEMU's end, which `theirs` closes."""

@@ -8,10 +8,12 @@ cannot happen.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .base import Config
+from .nic import Tap, VhostUser
 
 # What every guest gets: a console, an end at panic instead of a wait, and no probing for what the
 # board does not have.  A reboot is ACPI's: one by triple fault would look like a crash.
@@ -28,14 +30,15 @@ FRONT_ENDS = {4: "vhost-user-rng", 19: "vhost-user-vsock-device"}
 
 @dataclass(frozen=True, slots=True)
 class Wires:
-    """What connects QEMU with us: inherited descriptors, and a socket for each NIC with its MAC.
+    """What connects QEMU with us: inherited descriptors, and where each NIC leads, with its MAC: to
+    a socket that we serve, an inherited TAP device, or what is not ours.
 
     `log` has the arguments for a log of resets, under emulation.
     """
 
     qmp: int
     console: int
-    nics: Sequence[tuple[str, bytes]] = ()
+    nics: Sequence[tuple[str | int | Tap | VhostUser, bytes]] = ()
     log: Sequence[str] = ()
     terminal: int = -1  # of a virtio console
     devices: Sequence[tuple[int, str]] = ()  # of ours over vhost-user: virtio's number and a path
@@ -61,8 +64,8 @@ def command_line(
     if wires.terminal >= 0:
         args += ["-chardev", f"socket,id=hvc0,fd={wires.terminal}"]
         args += ["-device", "virtio-serial-device", "-device", "virtconsole,chardev=hvc0"]
-    for number, (path, mac) in enumerate(wires.nics):
-        args += nic(number, path, mac)
+    for number, (where, mac) in enumerate(wires.nics):
+        args += nic(number, where, mac)
     for number, (device_id, path) in enumerate(wires.devices):
         args += ["-chardev", f"socket,id=dev{number},path={quoted(path)}"]
         args += ["-device", f"{FRONT_ENDS[device_id]},chardev=dev{number}"]
@@ -72,16 +75,33 @@ def command_line(
     return [*args, *config.engine_args]
 
 
-def nic(number: int, path: str, mac: bytes) -> list[str]:
-    """Return the arguments of a virtio NIC whose back-end listens at `path`."""
-    return [
-        "-chardev",
-        f"socket,id=nic{number},path={quoted(path)}",
-        "-netdev",
-        f"vhost-user,id=net{number},chardev=nic{number}",
-        "-device",
-        f"virtio-net-device,netdev=net{number},mac={mac.hex(':')}",
-    ]
+def nic(number: int, where: str | int | Tap | VhostUser, mac: bytes) -> list[str]:
+    """Return the arguments of a virtio NIC."""
+    args: list[str] = []
+    if isinstance(where, str):
+        args += ["-chardev", f"socket,id=nic{number},path={quoted(where)}"]
+        netdev = f"vhost-user,id=net{number},chardev=nic{number}"
+    elif isinstance(where, VhostUser):
+        # Connecting, QEMU tries again each second when the back-end goes; listening, it waits.
+        how = "server=on" if where.listen else "reconnect=1"
+        path = quoted(os.fspath(where.path))
+        args += ["-chardev", f"socket,id=nic{number},path={path},{how}"]
+        netdev = f"vhost-user,id=net{number},chardev=nic{number}{_queues(where)}"
+    elif isinstance(where, Tap):
+        names = f"ifname={quoted(str(where.name))},script=no,downscript=no"
+        netdev = f"tap,id=net{number},{names}{_queues(where)}"
+    else:
+        netdev = f"tap,id=net{number},fd={where}"
+    device = f"virtio-net-device,netdev=net{number},mac={mac.hex(':')}"
+    if isinstance(where, VhostUser):
+        device += f",host_mtu={where.mtu}"
+    if isinstance(where, Tap | VhostUser) and where.queues > 1:
+        device += ",mq=on"
+    return [*args, "-netdev", netdev, "-device", device]
+
+
+def _queues(where: Tap | VhostUser) -> str:
+    return f",queues={where.queues}" if where.queues > 1 else ""
 
 
 def cmdline(users: str, kvm: bool, tsc_khz: int) -> str:

@@ -1,4 +1,4 @@
-"""Messages and descriptors over the unix stream socket of a vhost-user front-end."""
+"""Messages and descriptors over a vhost-user connection, from either of its ends."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import array
 import contextlib
 import os
 import socket
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ..errors import PeerError
@@ -16,7 +17,7 @@ _SPACE = socket.CMSG_SPACE(4 * FDS_MAX)
 
 
 class Disconnected(PeerError):
-    """The front-end closed its socket, or does not read its answers."""
+    """The other end closed its socket, or does not read what it is sent."""
 
 
 class Incoming(NamedTuple):
@@ -35,11 +36,21 @@ def close_fds(fds: list[int] | tuple[int, ...]) -> None:
 
 
 class Channel:
-    """Reads whole messages without waiting; never more than one ahead."""
+    """Reads whole messages without waiting; never more than one ahead.
 
-    def __init__(self, sock: socket.socket) -> None:
+    `peer` names the other end in errors, `parse` reads the headers that it sends.
+    """
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        peer: str = "front-end",
+        parse: Callable[[bytes], wire.Header] = wire.parse_header,
+    ) -> None:
         sock.setblocking(False)
         self._sock = sock
+        self._peer = peer
+        self._parse = parse
         self._data = b""
         self._fds: list[int] = []
         self._header: wire.Header | None = None
@@ -53,7 +64,7 @@ class Channel:
         if self._header is None:
             if not self._fill(wire.HEADER.size):
                 return None
-            self._header, self._data = wire.parse_header(self._data), b""
+            self._header, self._data = self._parse(self._data), b""
         if not self._fill(self._header.size):
             return None
         message = Incoming(self._header, self._data, tuple(self._fds))
@@ -71,12 +82,12 @@ class Channel:
             except (BlockingIOError, InterruptedError):
                 return False
             except OSError as exc:
-                raise Disconnected(f"front-end: {exc.strerror}") from exc
+                raise Disconnected(f"{self._peer}: {exc.strerror}") from exc
             self._take_fds(ancillary)
             if flags & socket.MSG_CTRUNC or len(self._fds) > FDS_MAX:
                 raise wire.MessageError(f"descriptors, expected at most {FDS_MAX} a message")
             if not data:
-                raise Disconnected("front-end closed the connection")
+                raise Disconnected(f"{self._peer} closed the connection")
             self._data += data
         return True
 
@@ -87,14 +98,15 @@ class Channel:
                 fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
                 self._fds.extend(fds)
 
-    def send(self, data: bytes) -> None:
-        """Send an answer; a front-end that does not read its answers is as good as gone."""
+    def send(self, data: bytes, fds: tuple[int, ...] = ()) -> None:
+        """Send a message; an end that does not read what it is sent is as good as gone."""
+        rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
         try:
-            sent = self._sock.send(data, socket.MSG_NOSIGNAL)
+            sent = self._sock.sendmsg([data], rights, socket.MSG_NOSIGNAL)
         except OSError as exc:
-            raise Disconnected(f"front-end: {exc.strerror}") from exc
+            raise Disconnected(f"{self._peer}: {exc.strerror}") from exc
         if sent != len(data):
-            raise Disconnected("front-end does not read its answers")
+            raise Disconnected(f"{self._peer} does not read what it is sent")
 
     def close(self) -> None:
         """Close the socket and what came with an unfinished message."""

@@ -32,6 +32,7 @@ _REGION = struct.Struct("=QQQQ")
 _CONFIG = struct.Struct("=III")
 CONFIG_MAX = 256  # VHOST_USER_MAX_CONFIG_SIZE
 TABLE_MAX = _TABLE.size + REGIONS_BASELINE * _REGION.size
+REPLY_SIZE_MAX = _CONFIG.size + CONFIG_MAX
 SIZE_MAX = max(TABLE_MAX, _CONFIG.size + CONFIG_MAX)  # the largest payload known here
 
 
@@ -159,6 +160,20 @@ def parse_header(data: bytes) -> Header:
         raise MessageError(f"{request.name}: flags {flags:#x}, expected those of a request")
     if size > SIZE_MAX:
         raise MessageError(f"{request.name}: size {size}, expected at most {SIZE_MAX}")
+    return Header(request, flags, size)
+
+
+def parse_reply_header(data: bytes) -> Header:
+    """Parse 12 bytes from a back-end, which only ever answers; MessageError names what is wrong."""
+    number, flags, size = HEADER.unpack(data)
+    try:
+        request = Request(number)
+    except ValueError:
+        raise MessageError(f"answer to message {number}, expected a known one") from None
+    if flags & ~NEED_REPLY != VERSION | REPLY:
+        raise MessageError(f"{request.name}: flags {flags:#x}, expected those of an answer")
+    if size > REPLY_SIZE_MAX:
+        raise MessageError(f"{request.name}: size {size}, expected at most {REPLY_SIZE_MAX}")
     return Header(request, flags, size)
 
 

@@ -19,12 +19,11 @@ from .backend import Backend
 from .channel import Channel, Incoming, close_fds
 from .offer import PAIRS_MAX
 from .ringport import RingPort, Soften, offload_of
-from .unix import UnixListener
+from .unix import BACKLOG, UnixListener
 
 log = logging.getLogger(__name__)
 
 MESSAGES_A_BURST = 64  # control messages served before frames get their turn
-BACKLOG = 64  # connections that wait for `accept`
 
 
 class VhostUserPort(RingPort):

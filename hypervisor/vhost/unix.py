@@ -9,6 +9,7 @@ import stat
 
 from ..errors import UsageError
 
+BACKLOG = 64  # connections that wait for `accept`
 PATH_MAX = 107  # unix(7): sun_path without its terminator
 
 
@@ -16,7 +17,7 @@ class UnixListener:
     """Listens at `path`, mode 0600; replaces a socket that nobody serves, UsageError if that is
     not so.  `sock` does not block."""
 
-    def __init__(self, path: str, backlog: int) -> None:
+    def __init__(self, path: str, backlog: int = BACKLOG) -> None:
         self.path = path
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         try:
@@ -33,6 +34,10 @@ class UnixListener:
             raise
         self.sock.setblocking(False)
         self._inode = os.stat(path).st_ino
+
+    def fileno(self) -> int:
+        """Return the listening socket's descriptor."""
+        return self.sock.fileno()
 
     def close(self) -> None:
         """Stop listening and remove the socket file, unless somebody else's stands there now."""

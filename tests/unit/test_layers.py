@@ -52,7 +52,7 @@ SANS_IO = (
     *("vpnstack.wire", "vpnstack.proto", "vpnstack.stack"),
     *("dataflow.tree", "dataflow.p9"),
     *("hypervisor.queue", "hypervisor.pc", "hypervisor.vhost.messages", "hypervisor.vhost.backend"),
-    *("hypervisor.vhost.offer", "hypervisor.vsock"),
+    *("hypervisor.vhost.frontend", "hypervisor.vhost.offer", "hypervisor.vsock"),
 )
 IO_MODULES = {
     "asyncio",
@@ -82,6 +82,7 @@ ACROSS = {
         "vpnstack.link.port",
         "vpnstack.link.soft",
         "vpnstack.link.backlog",
+        "vpnstack.link.tap",
         "vpnstack.core.burst",
     ),
     "hypervisor.cli": ("vpnstack", "dataflow"),

@@ -13,6 +13,7 @@ import pytest
     [
         ("fuzz_vring", 2000),
         ("fuzz_vhost_messages", 1000),
+        ("fuzz_vhost_replies", 300),
         ("fuzz_boot", 1000),
         ("fuzz_mmio", 300),
         ("fuzz_devices", 500),

@@ -51,6 +51,7 @@ class Guest:
         """Map it as the device does."""
         memory = GuestMemory()
         memory.add(self.region, self.fd)
+        memory.fd = self.fd
         return memory
 
     def alloc(self, size: int, align: int = 16) -> int:

@@ -22,9 +22,15 @@ LIVE = Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK | Status.DRIVER_O
 class Bench:
     """A device on its transport with a loop that turns when told, and a driver's hands on it."""
 
-    def __init__(self, device: Device, size: int = 1 << 20, guest: Guest | None = None) -> None:
+    def __init__(
+        self,
+        device: Device,
+        size: int = 1 << 20,
+        guest: Guest | None = None,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
         self.device = device
-        self.loop = asyncio.new_event_loop()
+        self.loop = loop or asyncio.new_event_loop()
         self.guest = guest or Guest(size)
         if guest is None:  # which otherwise says itself where it lies
             self.guest.region = Region(GPA, size, GPA, 0)

@@ -48,7 +48,7 @@ def test_devices_of_ours_are_front_ends_of_our_sockets() -> None:
         "socket,id=dev0,path=/t/device0",
         "socket,id=dev1,path=/t/device1",
     ]
-    assert option(args, "-device")[1:] == [
+    assert option(args, "-device")[2:] == [
         "vhost-user-vsock-device,chardev=dev0",
         "vhost-user-rng,chardev=dev1",
     ]
