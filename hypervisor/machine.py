@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self
+from uuid import UUID, uuid4
 
 from .aio.console import Console
 from .aio.vsock import Vsock
@@ -67,6 +68,14 @@ def parse_memory(value: str | int) -> int:
     return size
 
 
+def parse_uuid(value: str) -> str:
+    """Return the id in its 36 characters; a random one for none."""
+    try:
+        return str(UUID(value) if value else uuid4())
+    except ValueError:
+        raise UsageError(f"the UUID {value!r}, expected 32 hexadecimal digits") from None
+
+
 class Machine:
     """A virtual machine; see the module's docstring for its use."""
 
@@ -87,6 +96,8 @@ class Machine:
         engine: str = "auto",
         engine_args: Sequence[str] = (),
         console_log: BinaryIO | None = None,
+        uuid: str = "",
+        acpi: bool = True,
         console: str = "serial",
     ) -> None:
         """Describe a machine; raise `UsageError` for what can never run.
@@ -103,6 +114,9 @@ class Machine:
         "qemu" to directories alone.
         `console` "virtio" makes the guest's console a virtio one (hvc0), which is faster and
         follows `console.resize` on "kvm"; what the kernel says goes to the serial port as well.
+        `uuid` is the machine's id, one is made up without it.
+        Without `acpi`, the guest gets an MP table and its devices on the command line (which the
+        kernel must be configured for, VIRTIO_MMIO_CMDLINE_DEVICES), and has no power button.
         """
         if engine not in ENGINES:
             raise UsageError(f"engine is {engine!r}, expected one of {', '.join(ENGINES)}")
@@ -123,6 +137,8 @@ class Machine:
             shares=tuple((check_tag(tag), what) for tag, what in (shares or {}).items()),
             vsock=vsock,
             engine_args=tuple(engine_args),
+            uuid=parse_uuid(uuid),
+            acpi=acpi,
         )
         self.name = name
         self.state = State.CREATED

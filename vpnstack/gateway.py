@@ -209,10 +209,13 @@ class Gateway:
         self._listeners.append(listener)
         self.driver.watch(listener, attach)
 
-    def port(self, name: str) -> GatewayJack:
-        """Return the place called `name`, with an address of its own that DHCP keeps for it."""
+    def port(self, name: str, *, seed: str = "") -> GatewayJack:
+        """Return the place called `name`, with an address of its own that DHCP keeps for it.
+
+        Its MAC is made from `seed`, a machine's UUID for example, or from the name.
+        """
         if name not in self._jacks:
-            mac = local_mac(f"port/{name}")
+            mac = local_mac(f"port/{seed or name}")
             ipv4 = self._fix_address(name, mac)
             jack = self._jacks[name] = GatewayJack(self, name, mac, ipv4)
             known = [a for a in (jack.ipv4, jack.ipv6) if a is not None]

@@ -30,6 +30,7 @@ class Console:
         self.capacity = capacity
         self.dropped = 0  # bytes that nobody read in time
         self.closed = False
+        self.taps: list[Callable[[bytes], object]] = []  # get all that is printed from now on
         self.tail = b""  # what was printed last, whoever read it
         self.size = (80, 25)  # columns and rows
         self._resized: Callable[[int, int], None] | None = None
@@ -42,6 +43,11 @@ class Console:
         self._sock: socket.socket | None = None
         self._send: Callable[[bytes], int] | None = None
         self._loop = asyncio.get_running_loop()
+
+    @property
+    def unread(self) -> bytes:
+        """What nobody has read yet; it stays."""
+        return bytes(self._pending)
 
     def attach(self, sock: socket.socket) -> None:
         """Use `sock`, a connected stream socket, from now on; it becomes ours."""
@@ -150,6 +156,8 @@ class Console:
         if self._log is not None:
             self._log.write(data)
             self._log.flush()
+        for tap in self.taps:
+            tap(data)
         self.tail = (self.tail + data)[-TAIL:]
         self._pending += data
         if (over := len(self._pending) - self.capacity) > 0:

@@ -18,6 +18,7 @@ from ..aio.vsock import Vsock
 from ..devices.base import Device
 from ..devices.disk import Disk
 from ..errors import HypervisorError
+from .measure import Usage
 from .nic import Nic
 from .statistics import Statistics
 
@@ -110,6 +111,8 @@ class Config:
     engine_args: tuple[str, ...] = field(default=())  # further arguments of the engine's own
     devices: tuple[Device, ...] = ()  # virtio devices of the user's own, for this machine alone
     disks: tuple[Disk, ...] = ()
+    uuid: str = ""  # the machine's id; QEMU gets it as -uuid
+    acpi: bool = True  # else an MP table and `virtio_mmio.device=` on the command line
     terminal: Console | None = None  # of a virtio console beside the serial port
     shares: tuple[tuple[str, object], ...] = ()  # a tag and what it names: engine/shares.py
     vsock: Vsock | None = None  # opened and closed by the machine
@@ -138,6 +141,9 @@ class Engine(Protocol):
 
     async def resume(self) -> None:
         """Let the virtual processors run again."""
+
+    def usage(self) -> Usage:
+        """Return what the machine uses of the host; empty when it is gone."""
 
     def kill(self) -> None:
         """End the machine at once; `ended` follows."""

@@ -25,12 +25,13 @@ from ..core import kvm
 from ..devices.balloon import Balloon
 from ..devices.base import Device
 from ..devices.console import VirtioConsole
+from ..devices.net import Net
 from ..devices.p9 import P9
 from ..devices.pvpanic import Panic
 from ..devices.rng import Rng
 from ..errors import HypervisorError
 from ..pc import cpu, cpuid
-from . import panic
+from . import measure, panic
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .board import Board
 from .check import check, line
@@ -67,6 +68,7 @@ class KvmEngine:
         self._shares = Shares()
         self._devices: list[Device] = []  # until a board has them
         self._notify: Notify = lambda kind, detail: None
+        self._threads: list[int] = []  # of the processors, in order
         self._paused_at = (0, 0)  # the guest's clock and the host's, in nanoseconds
         self._begin = 0.0  # on the monotonic clock: a loop's may stand still for a turn
         self._boot = Boot()
@@ -150,12 +152,13 @@ class KvmEngine:
         first.set(kvm.State.REGS, cpu.regs(entry))
         self._run(vm)
 
-    @staticmethod
-    async def _make_processors(vm: kvm.Vm, count: int) -> None:
+    async def _make_processors(self, vm: kvm.Vm, count: int) -> None:
         supported = vm.supported_cpuid()
         for index in range(count):
             await asyncio.sleep(0)  # one takes half a millisecond
+            others = set(measure.thread_ids())
             vcpu = vm.vcpu(cpuid.masked(supported, index, count))
+            self._threads += measure.vcpu_ids(others)
             vcpu.set(kvm.State.FPU, cpu.fpu())
             vcpu.set_msrs(_msrs(cpu.msrs()))
 
@@ -260,6 +263,17 @@ class KvmEngine:
         if printed:
             boot = replace(boot, first_output=printed - self._begin)
         return Statistics(boot, self._vcpus, self._board.statistics())
+
+    def usage(self) -> measure.Usage:
+        """Return what the machine uses of the host."""
+        if self._board is None or self._running_vm is None or self._running_vm.closed:
+            return measure.Usage()
+        nics = [device for device in self._board.devices if isinstance(device, Net)]
+        return measure.Usage(
+            tuple(measure.seconds(self._threads)),
+            measure.file_resident(self._board.ram.fd),
+            tuple(measure.nic(each.port.name, each.port.statistics()) for each in nics),
+        )
 
     def kill(self) -> None:
         """Stop the processors."""

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vpnstack.link.port import Jack, Listener
+from vpnstack.link.port import Jack, Listener, Port
 
 from .nic import Nic, Tap, VhostUser, mac_of
 from .tap import open_tap
@@ -33,6 +33,7 @@ class Nics:
         self._loop = asyncio.get_running_loop()
         self._connected = connected
         self._open: list[tuple[Jack, Listener]] = []
+        self.ports: dict[str, Port] = {}  # the newest of each jack, by its name
         self.wires: list[tuple[str | int | Tap | VhostUser, bytes]] = []
         self.fds: list[int] = []
         try:
@@ -61,6 +62,7 @@ class Nics:
     def _accept(self, jack: Jack, listener: Listener) -> None:
         for port in listener.accept():
             jack.plug(port)
+            self.ports[jack.name] = port
             self._connected(jack.name)
 
     def inherited(self) -> None:

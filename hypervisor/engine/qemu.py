@@ -26,7 +26,7 @@ from ..devices.p9exchange import Server
 from ..devices.vhost_serve import serve
 from ..errors import UsageError
 from ..vhost.port import listen
-from . import host, panic, tsc
+from . import host, measure, panic, tsc
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .check import check, check_files, line
 from .disks import prepare_all
@@ -71,6 +71,7 @@ class QemuEngine:
         self._undo = contextlib.ExitStack()
         self._qmp: QMPClient | None = None
         self._child: Child | None = None
+        self._nics: Nics | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._shares = Shares()
         self._shutdown: str | None = None  # the reason that QEMU gave
@@ -104,7 +105,7 @@ class QemuEngine:
     def _spawn(self, program: str, config: Config, console: Console, notify: Notify) -> None:
         shares = [_share(tag, server) for tag, server in self._shares.servers]
         place = self._undo.enter_context(tempfile.TemporaryDirectory(prefix="trikit-"))
-        nics = Nics(
+        nics = self._nics = Nics(
             config.nics,
             config.name,
             Path(place),
@@ -240,6 +241,19 @@ class QemuEngine:
                 return await self._qmp.execute(command)
         except (QMPError, TimeoutError) as error:
             raise EngineError(f"QEMU did not {command}: {error}") from None
+
+    def usage(self) -> measure.Usage:
+        """Return what QEMU uses of the host."""
+        if self._child is None or self._child.returncode.done():
+            return measure.Usage()
+        pid = self._child.pid
+        times = measure.seconds(measure.qemu_vcpu_ids(pid), pid)
+        ports = self._nics.ports if self._nics is not None else {}
+        return measure.Usage(
+            tuple(times),
+            measure.process_shared(pid),
+            tuple(measure.nic(name, port.statistics()) for name, port in ports.items()),
+        )
 
     def kill(self) -> None:
         """Send SIGKILL to QEMU."""

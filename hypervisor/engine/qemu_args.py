@@ -60,9 +60,12 @@ def command_line(
     config: Config, wires: Wires, *, qemu: str, kvm: bool, tsc_khz: int = 0
 ) -> list[str]:
     """Return the program and its arguments; `tsc_khz` as `tsc.frequency_khz` gives it."""
-    args = [qemu, "-name", quoted(config.name), "-nodefaults", "-no-user-config"]
+    args = [qemu, "-name", f"{quoted(config.name)},debug-threads=on"]  # named, for `usage`
+    args += ["-nodefaults", "-no-user-config"]
+    args += ["-uuid", config.uuid] if config.uuid else []
     args += ["-display", "none", "-no-reboot"]
-    args += ["-machine", "microvm,acpi=on,pcie=off,rtc=on,memory-backend=ram"]
+    acpi = "on" if config.acpi else "off"  # off: QEMU itself adds virtio_mmio.device=
+    args += ["-machine", f"microvm,acpi={acpi},pcie=off,rtc=on,memory-backend=ram"]
     args += ["-accel", "kvm", "-cpu", "host"] if kvm else ["-accel", "tcg,thread=multi"]
     args += ["-smp", str(config.cpus), "-m", f"size={config.memory >> 20}M"]
     # Shared, so that a vhost-user device model outside QEMU can map it.

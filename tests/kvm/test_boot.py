@@ -116,6 +116,29 @@ async def follow(vm: Machine, kinds: list[EventKind]) -> None:
         kinds.append(event.kind)
 
 
+def test_without_acpi(image: Image) -> None:
+    """Processors from the MP table, a reset by the keyboard controller, devices named.
+
+    Debian's kernels are configured without VIRTIO_MMIO_CMDLINE_DEVICES, and find none of them.
+    """
+
+    async def go() -> None:
+        async with machine(image, cpus=2, acpi=False) as vm:
+            await prompt(vm)
+            assert "virtio_mmio.device=4K@0x" in await command(vm, "cat /proc/cmdline")
+            assert "2" in (await command(vm, "nproc")).split()
+            assert "acpi" not in await command(vm, "ls /sys/firmware")
+            usage = vm.engine.usage()
+            assert len(usage.vcpus) == 2
+            assert usage.vcpus[0] > 0.1
+            assert 20 << 20 < usage.resident < 256 << 20
+            vm.console.write(b"reboot -f\n")
+            async with asyncio.timeout(30):
+                assert (await vm.wait()).reason is ExitReason.REBOOT
+
+    asyncio.run(go())
+
+
 def test_power_button_on_uvloop(image: Image) -> None:
     async def go() -> None:
         async with machine(image) as vm:

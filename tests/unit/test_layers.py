@@ -46,7 +46,7 @@ LAYERS = {
     ],
     "dataflow": ["errors", "store", "tree", "branch", "p9", "views", "sync", "aio"],
 }
-TOP = ("", "cli")
+TOP = ("", "commands", "cli")
 
 SANS_IO = (
     *("vpnstack.wire", "vpnstack.proto", "vpnstack.stack"),

@@ -20,7 +20,7 @@ def option(args: list[str], name: str) -> list[str]:
 def test_minimal_machine() -> None:
     args = command_line(CONFIG, Wires(5, 6), qemu="/q", kvm=False, tsc_khz=1000)
     assert args[0] == "/q"
-    assert option(args, "-name") == ["vm,,1"]
+    assert option(args, "-name") == ["vm,,1,debug-threads=on"]
     assert option(args, "-accel") == ["tcg,thread=multi"]
     assert option(args, "-smp") == ["2"]
     assert option(args, "-m") == ["size=256M"]

@@ -1,0 +1,91 @@
+"""Signals as the buttons of machines: power, pause and resume, as HyperKit has them."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine, Sequence
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+from ..errors import HypervisorError
+
+POWER = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Pressed(Protocol):
+    """What of a machine the buttons need."""
+
+    async def stop(self, timeout: float) -> object:
+        """Power button, deadline, kill."""
+
+    async def kill(self) -> object:
+        """End it at once."""
+
+    async def pause(self) -> None:
+        """Stop the virtual processors."""
+
+    async def resume(self) -> None:
+        """Let them go on."""
+
+
+class Buttons:
+    """While in use, SIGTERM powers `machines` off, SIGUSR1 pauses and SIGUSR2 resumes them.
+
+    `complain` gets one line where a machine cannot, being paused or gone.
+    """
+
+    def __init__(
+        self, machines: Sequence[Pressed], stop_timeout: float, complain: Callable[[str], None]
+    ) -> None:
+        self._machines = machines
+        self._stop_timeout = stop_timeout
+        self._complain = complain
+        self._loop = asyncio.get_running_loop()
+        self._pressed = False
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __enter__(self) -> Self:
+        for number in POWER:
+            self._loop.add_signal_handler(number, self.power)
+        self._loop.add_signal_handler(signal.SIGUSR1, self.pause)
+        self._loop.add_signal_handler(signal.SIGUSR2, self.resume)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number in (*POWER, signal.SIGUSR1, signal.SIGUSR2):
+            self._loop.remove_signal_handler(number)
+        for task in self._tasks:
+            task.cancel()
+
+    def power(self) -> None:
+        """Ask the machines to power off; at the second time, kill them."""
+        for machine in self._machines:
+            self._do(machine.kill() if self._pressed else machine.stop(self._stop_timeout))
+        self._pressed = True
+
+    def pause(self) -> None:
+        """Pause the machines."""
+        for machine in self._machines:
+            self._do(machine.pause())
+
+    def resume(self) -> None:
+        """Resume the machines."""
+        for machine in self._machines:
+            self._do(machine.resume())
+
+    def _do(self, work: Coroutine[Any, Any, object]) -> None:
+        async def doing() -> None:
+            try:
+                await work
+            except HypervisorError as error:
+                self._complain(str(error))
+
+        task = self._loop.create_task(doing())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

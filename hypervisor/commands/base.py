@@ -1,0 +1,40 @@
+"""What the commands share: the environment, options, and where sockets and images lie."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from ..control import place
+from ..image.cache import Cache, default_directory
+
+HELP = {"help_option_names": ["-h", "--help"]}
+
+cache_option = click.option(
+    "--cache", type=click.Path(path_type=Path), help="Directory [default: ~/.cache/trikit]."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="For programs.")
+
+
+def environment() -> Mapping[str, str]:
+    """Return the environment that the running command was started with."""
+    environ: Mapping[str, str] = click.get_current_context().find_root().obj
+    return environ
+
+
+def cache(directory: Path | None) -> Cache:
+    """Return the cache of images."""
+    return Cache(directory or default_directory(environment()))
+
+
+def sockets() -> Path:
+    """Return the directory of control sockets."""
+    return place.directory(environment(), os.geteuid())
+
+
+def say(line: str) -> None:
+    """Print one line for people, on standard error."""
+    click.echo(line, err=True)
