@@ -37,7 +37,7 @@ def main(ctx: click.Context) -> None:
     hypervisor doctor                       what this host can do
     hypervisor image build --package iperf3
     hypervisor run                          the default image, console on the terminal
-    hypervisor run --net --publish 8080:80 --name web
+    hypervisor run --net --publish 8080:80 --share src=. --name web
     hypervisor run machines.toml            machines described in a file, all in one process
     hypervisor ps                           and: console, stop, pause, resume, top, events, stats
     """

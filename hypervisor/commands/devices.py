@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from ..aio.vsock import Vsock
+from ..devices.disk import Disk
 from ..engine.nic import parse_nic
 from ..errors import UsageError
 
@@ -64,8 +65,53 @@ def parse_vsock(text: str, directory: Path) -> Vsock:
     return Vsock(cid, forwards=forwards, **places)
 
 
+def parse_disk(text: str, directory: Path) -> Disk:
+    """Read `PATH[,ro][,direct][,size=10G][,format=qcow2][,serial=ID][,sector_size=4096]`."""
+    path, *words = text.split(",")
+    options: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if word in {"ro", "direct"}:
+            options["read_only" if word == "ro" else word] = True
+        elif key in {"size", "format", "serial"} and equals:
+            options[key] = value
+        elif key == "sector_size" and value.isdecimal():
+            options[key] = int(value)
+        else:
+            expected = "ro, direct, size=, format=, serial= or sector_size="
+            raise UsageError(f"{word!r} of the disk {path}, expected {expected}")
+    if not path:
+        raise UsageError(f"the disk {text!r}, expected PATH[,ro][,size=10G]")
+    return Disk(directory / Path(path).expanduser(), **options)
+
+
+_SHARE_KINDS = {"dir", "ro", "git", "unix"}  # before a path
+
+
+def parse_share(text: str, directory: Path) -> tuple[str, str]:
+    """Read `TAG=WHAT` with WHAT as a kit's entry point takes it; its path becomes absolute."""
+    tag, equals, what = text.partition("=")
+    if not (tag and equals and what):
+        raise UsageError(f"share {text!r}, expected TAG=DIR|REPOSITORY|ADDRESS, such as src=.")
+    kind, colon, path = what.partition(":")
+    if kind == "tcp" and colon:
+        return tag, what
+    prefix = f"{kind}:" if colon and kind in _SHARE_KINDS else ""
+    return tag, f"{prefix}{(directory / Path(path if prefix else what).expanduser()).absolute()}"
+
+
 # One row a device, alphabetically.
 DEVICE_OPTIONS: tuple[DeviceOption, ...] = (
+    DeviceOption(
+        "disk", "disks", "PATH[,ro][,size=10G]", "An image as a disk; made where it is not.",
+        parse_disk,
+    ),
+    DeviceOption(
+        "share", "shares", "TAG=DIR|REPOSITORY|ADDRESS",
+        "Guests mount TAG over 9P: DIR or dir:DIR, read-only ro:DIR, git:PATH, unix:PATH,"
+        " tcp:HOST:PORT.",
+        parse_share, Shape.MAPPING,
+    ),
     DeviceOption(
         "nic", "nics", "tap:NAME|vhost-user:PATH",
         "A TAP device of the host's, or a switch's socket; also ,mac= ,mtu= ,queues= ,listen.",

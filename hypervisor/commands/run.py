@@ -94,7 +94,7 @@ def run(
 
     \b
     hypervisor run -m 512M -c 2
-    hypervisor run --net --publish 8080:80 --name web
+    hypervisor run --net --publish 8080:80 --share src=. --name web
     hypervisor run -k vmlinuz -i initrd.cpio --cmdline "root=/dev/vda"
     hypervisor run machines.toml --no-console
     hypervisor run -A -u -c 2 -m 1G -f "kexec,vmlinuz,initrd.cpio,quiet" -l com1,autopty=tty

@@ -174,6 +174,32 @@ def _pauses_and_resumes(user: User) -> None:
     assert user("resume", "web") == "web: running\n"
 
 
+def test_three_kits_on_one_line(image: Image, user: User) -> None:
+    """`--net --publish --share`: a page that is served from a file of the host's."""
+    (user.place / "src").mkdir()
+    (user.place / "src" / "index.html").write_text("from the host\n")
+    log = user.place / "console.log"
+    machine = user.run(
+        image, "--name", "web", "--net", "--publish", "0:80", "--share", "src=src",
+        "--disk", "data.img,size=16M", "--no-console", "--console-log", log,
+    )  # fmt: skip
+    user.until_booted(log, machine)
+    console = user.start("console", "web")
+    assert console.stdin is not None
+    console.stdin.write(
+        b"mkdir /src; mount -t 9p -o trans=virtio,version=9p2000.L src /src; httpd -p 80 -h /src;"
+        b" cat /sys/block/vda/size > /src/size; echo do''ne\n"
+    )
+    console.stdin.flush()
+    user.wait(lambda: b"done" in log.read_bytes(), machine)
+    (found,) = json.loads(user("ps", "--json"))
+    page = f"http://{found['published'][0]['host']}/"
+    assert urllib.request.urlopen(page, timeout=30).read() == b"from the host\n"
+    assert int((user.place / "src" / "size").read_text()) * 512 == 16 << 20
+    user("stop", "web", "--timeout", "30")
+    assert machine.wait(30) == 0
+
+
 def test_signals_are_buttons(image: Image, user: User) -> None:
     log = user.place / "console.log"
     machine = user.run(image, "--name", "web", "--no-console", "--console-log", log)
