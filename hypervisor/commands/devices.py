@@ -92,7 +92,7 @@ def parse_share(text: str, directory: Path) -> tuple[str, str]:
     """Read `TAG=WHAT` with WHAT as a kit's entry point takes it; its path becomes absolute."""
     tag, equals, what = text.partition("=")
     if not (tag and equals and what):
-        raise UsageError(f"share {text!r}, expected TAG=DIR|REPOSITORY|ADDRESS, such as src=.")
+        raise UsageError(f"share {text!r}: expected TAG=DIR|REPOSITORY|ADDRESS, such as src=.")
     kind, colon, path = what.partition(":")
     if kind == "tcp" and colon:
         return tag, what

@@ -117,12 +117,15 @@ def test_words_of_a_command_line() -> None:
             parse(words)
 
 
-def test_the_command_says_what_is_wrong() -> None:
+def test_the_command_says_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    kernel = tmp_path / "vmlinux"
+    kernel.write_bytes(b"\x7fELF" + bytes(100))
     runner = CliRunner()
-    done = runner.invoke(main, ["run", "-k", __file__, "--share", "src"])
+    done = runner.invoke(main, ["run", "-k", str(kernel), "--share", "src"])
     assert done.exit_code == 1
     assert "Error: share 'src': expected TAG=" in done.output
-    done = runner.invoke(main, ["run", "-k", __file__, "--share", "src=/no/such/place"])
+    done = runner.invoke(main, ["run", "-k", str(kernel), "--share", "src=/no/such/place"])
     assert done.exit_code == 1
     assert done.output == "Error: share src: /no/such/place: No such file or directory\n"
 
