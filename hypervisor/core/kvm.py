@@ -324,7 +324,10 @@ class Vm:
             _check("pause", lib.hv_vm_pause(self.handle))
 
     def stop(self) -> None:
-        """Tell all processors to end for good; returns at once, `close` waits for them."""
+        """Tell all processors to end for good; returns at once, `close` waits for them.
+
+        Answers are dropped from here on.
+        """
         _check("stop", lib.hv_vm_stop(self.handle))
 
     # Exits
