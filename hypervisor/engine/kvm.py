@@ -96,10 +96,10 @@ class KvmEngine:
         """Make the devices; some have to find somebody first."""
         if config.engine_args:
             raise EngineError(f"{config.engine_args[0]} is for QEMU: choose the engine qemu")
+        await self._shares.open(config.shares)
         check(config)
         self._console = console
         self._links = Links(config.nics, config.name, self._notify)
-        await self._shares.open(config.shares)
         shares = (P9(tag, server) for tag, server in self._shares.servers)
         self._devices = [*_devices(config, self._links), *shares]
         for device in self._devices:
