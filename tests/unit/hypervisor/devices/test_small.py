@@ -118,19 +118,19 @@ def test_console_input_waits_for_buffers(bench: MakeBench) -> None:
 
 
 def test_what_is_typed_comes_once(bench: MakeBench) -> None:
-    async def go() -> None:
-        line = Console()
-        device = VirtioConsole(line.receive, line.flush)
-        line.connect(device.write, device.resize)
-        guest = bench(device).start()
-        buffers = [guest.writable(8) for _ in range(3)]
-        for each in buffers:
-            guest.rings[RECEIVE].add(each)
-        guest.kick(RECEIVE)
-        line.write(b"date\n")
-        assert [guest.octets(each)[:5] for each in buffers] == [b"date\n", bytes(5), bytes(5)]
+    async def make() -> Console:
+        return Console()
 
-    asyncio.run(go())
+    line = asyncio.run(make())
+    device = VirtioConsole(line.receive, line.flush)
+    line.connect(device.write, device.resize)
+    guest = bench(device).start()
+    buffers = [guest.writable(8) for _ in range(3)]
+    for each in buffers:
+        guest.rings[RECEIVE].add(each)
+    guest.kick(RECEIVE)
+    line.write(b"date\n")
+    assert [guest.octets(each)[:5] for each in buffers] == [b"date\n", bytes(5), bytes(5)]
 
 
 def test_console_input_is_bounded() -> None:
