@@ -1,9 +1,8 @@
 """What a store of Git objects and references is to the layers above.
 
 A store keeps objects by content and moves references by compare-and-set.  Writing has two steps,
-so that one flush can serve many commits (group commit) and may write a pack instead of loose
-files: `put` makes an object readable in this process, `flush` makes all that was put durable, and
-only then may `update` name it.
+so that one sync can serve many commits (group commit): `put` makes an object readable in this
+process, `update` makes all that was put durable and moves references to it.
 """
 
 from __future__ import annotations
@@ -49,10 +48,10 @@ class Store(Protocol):
         """Say whether the object is there."""
 
     def put(self, kind: Kind, data: bytes) -> Oid:
-        """Keep an object and return its id; durable only after `flush`."""
+        """Keep an object and return its id; durable only after `update`."""
 
     def flush(self) -> None:
-        """Make everything put so far durable, or raise `OSError` and forget it."""
+        """Write what was put, or raise `OSError` and forget it; not yet durable by itself."""
 
     def ref(self, name: str) -> Oid | None:
         """Return what the reference `name` (in full: `refs/heads/main`) points at."""
@@ -61,13 +60,17 @@ class Store(Protocol):
         """Return all references whose full name starts with `prefix`."""
 
     def update(self, updates: Sequence[RefUpdate]) -> None:
-        """Move references durably, all of them or, if one has another value, none.
+        """Make durable what was put and move references: all, or if one has another value none.
 
-        Raises `RefChangedError`, `RefLockedError` (a lock stayed too long).
+        Raises `RefChangedError`, `RefLockedError` (a lock stayed too long), `OSError` (a full
+        disk: what was put is forgotten).
         """
 
     def stat(self, names: Iterable[str]) -> dict[str, Oid | None]:
         """Return the present value of each name; cheap enough to be polled."""
+
+    def checkpoint(self) -> None:
+        """Put what is durable where other gits find it after a power cut; called when idle."""
 
     def close(self) -> None:
         """Release descriptors; what was not flushed is lost."""

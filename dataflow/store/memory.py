@@ -64,5 +64,8 @@ class MemoryStore:
         """Return the present value of each name."""
         return {name: self._refs.get(name) for name in names}
 
+    def checkpoint(self) -> None:
+        """Do nothing."""
+
     def close(self) -> None:
         """Do nothing."""

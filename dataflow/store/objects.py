@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from dulwich.errors import ObjectFormatException
 from dulwich.objects import Commit as GitCommit
-from dulwich.objects import ObjectID, ShaFile, parse_tree, serialize_tree
+from dulwich.objects import ObjectID, ShaFile, parse_tree
 
 from ..errors import InvalidHashError, ObjectCorruptError
 from .base import Kind, Oid, Store
@@ -66,11 +66,20 @@ class Cache(Generic[K, V]):
                 self._items.move_to_end(key)
                 return self._items[key]
         value = make(key)
+        self.put(key, value)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        """Keep a value that is known already."""
         with self._lock:
             self._items[key] = value
             if len(self._items) > self._size:
                 self._items.popitem(last=False)
-        return value
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._items.clear()
 
     def __contains__(self, key: K) -> bool:
         return key in self._items
@@ -89,6 +98,11 @@ class Objects:
         self._trees: Cache[Oid, Entries] = Cache(trees)
         self._commits: Cache[Oid, Commit] = Cache(commits)
         self._sizes: Cache[Oid, int] = Cache(sizes)
+
+    def forget(self) -> None:
+        """Forget what is kept: the store lost what was put (`OSError`), and it is not there."""
+        for cache in (self._trees, self._commits, self._sizes):
+            cache.clear()
 
     def tree(self, oid: Oid) -> Entries:
         """Return a tree's entries, in no order to rely on; do not change the mapping."""
@@ -150,22 +164,25 @@ class Objects:
 
     def put_tree(self, entries: Entries) -> Oid:
         """Keep a tree, sorted the way Git sorts."""
-        items = [(name, e.mode, ObjectID(e.oid.encode())) for name, e in entries.items()]
-        items.sort(key=lambda i: i[0] + b"/" if i[1] == DIRECTORY else i[0])
-        return self.store.put(Kind.TREE, b"".join(serialize_tree(items)))
+        items = sorted(
+            (name + b"/" if e.mode == DIRECTORY else name, name, e) for name, e in entries.items()
+        )
+        data = b"".join(
+            [b"%o %b\0%b" % (e.mode, name, bytes.fromhex(e.oid)) for _, name, e in items]
+        )
+        oid = self.store.put(Kind.TREE, data)
+        self._trees.put(oid, entries)
+        return oid
 
     def put_commit(
         self, tree: Oid, parents: tuple[Oid, ...], author: str, message: str, when: int
     ) -> Oid:
         """Keep a commit in which author and committer are the same, in UTC."""
-        c = GitCommit()
-        c.tree = ObjectID(tree.encode())
-        c.parents = [ObjectID(p.encode()) for p in parents]
-        c.author = c.committer = author.encode("utf-8", "surrogateescape")
-        c.author_time = c.commit_time = when
-        c.author_timezone = c.commit_timezone = 0
-        c.message = message.encode("utf-8", "surrogateescape")
-        return self.store.put(Kind.COMMIT, c.as_raw_string())
+        lines = [f"tree {tree}", *(f"parent {p}" for p in parents)]
+        lines += (f"author {author} {when} +0000", f"committer {author} {when} +0000", "", message)
+        oid = self.store.put(Kind.COMMIT, "\n".join(lines).encode("utf-8", "surrogateescape"))
+        self._commits.put(oid, Commit(oid, tree, parents, author, author, when, when, message))
+        return oid
 
 
 def _mode(mode: int) -> int:

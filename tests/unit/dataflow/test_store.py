@@ -144,24 +144,6 @@ def test_branch_names_cannot_be_files_and_directories(disk) -> None:
     assert disk.refs() == {HEADS + "a": oid, HEADS + "c/d": oid}
 
 
-def test_objects_and_directories_are_synced_before_the_branch(disk, monkeypatch) -> None:
-    synced: list[str] = []
-    real = os.fsync
-
-    def spy(fd: int) -> None:
-        synced.append(os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), disk.git_dir))
-        real(fd)
-
-    monkeypatch.setattr(os, "fsync", spy)
-    oid = commit(disk)
-    assert len([s for s in synced if "tmp_obj_" in s]) == 3
-    assert f"objects/{oid[:2]}" in synced
-    assert "objects" in synced  # a new directory's own entry
-    flushed = len(synced)
-    disk.update([RefUpdate(MAIN, None, oid)])
-    assert synced[flushed:] == ["refs/heads/main.lock", "refs/heads"]
-
-
 def test_failed_flush_leaves_no_files(disk, monkeypatch) -> None:
     def full(fd: int, octets: object) -> int:
         raise OSError(28, "No space left on device")

@@ -1,0 +1,292 @@
+"""References of a repository on disk, moved under Git's own locks.
+
+Compare-and-set: Git's lock `<ref>.lock` is held while the value is compared and written, by us and
+by every git.  A lock that is taken is asked for again until `lock_timeout` seconds passed, and then
+the error tells its age; the same lock is not waited for a second time.  Locks of several references
+are taken in the order of their names, so two writers cannot wait for each other.
+
+While it is held our lock has a mark in it, the name of our journal: when its owner is dead, the
+lock is known to be nobody's.  Nothing is synced here; see `journal`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
+
+from dulwich.file import FileLocked
+from dulwich.refs import Ref
+from dulwich.repo import Repo
+
+from ..errors import ExistsError, RefChangedError, RefLockedError
+from .base import HEADS, Oid, RefUpdate
+from .loose import fsync_directory
+
+T = TypeVar("T")
+
+_RETRY = 0.01
+_MARK = b"dataflow "
+_VALUE_LEN = 41  # 40 digits and a line feed
+
+
+class RefFiles:
+    """The references below one Git directory."""
+
+    def __init__(self, repo: Repo, lock_timeout: float) -> None:
+        self.lock_timeout = lock_timeout
+        self.mark = b""  # what our locks hold while they are held
+        self.on_busy: Callable[[str], object] = lambda path: None
+        self._repo = repo
+        self._root = repo.commondir()
+        self._lock = threading.Lock()  # dulwich's cache of packed-refs
+        self._stuck: dict[str, tuple[int, int]] = {}  # locks waited for in vain: inode, time
+
+    # Reading.
+
+    def path(self, name: str) -> str:
+        """Return the file of a reference."""
+        return os.path.join(self._root, name)
+
+    def read(self, name: str) -> Oid | None:
+        """Return what the reference points at, as it is on disk now."""
+        if ".." in name:
+            return None
+        try:
+            with open(self.path(name), "rb", 0) as f:
+                value = f.read(_VALUE_LEN)
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            value = b""
+        if len(value) >= 40 and not value.startswith(b"ref:"):
+            return value[:40].decode()
+        with self._lock:
+            try:
+                return self._repo.refs[Ref(name.encode())].decode() or None
+            except KeyError:
+                return None
+
+    def all(self, prefix: str = HEADS) -> dict[str, Oid]:
+        """Return all references below `prefix`, sorted."""
+        with self._lock:
+            names = sorted(self._repo.refs.subkeys(Ref(prefix.encode())))
+        found = (
+            (prefix + os.fsdecode(name), self.read(prefix + os.fsdecode(name)))
+            for name in names
+            if not name.endswith(b".lock")
+        )
+        return {name: oid for name, oid in found if oid is not None}
+
+    def written(self, name: str) -> int:
+        """Return when the reference's file was written, in nanoseconds; 0 if there is none."""
+        for path in (self.path(name), os.path.join(self._root, "packed-refs")):
+            with contextlib.suppress(OSError):
+                return os.stat(path).st_mtime_ns
+        return 0
+
+    # Moving.
+
+    @contextlib.contextmanager
+    def locked(self, updates: Sequence[RefUpdate]) -> Iterator[Callable[[], None]]:
+        """Hold the locks of all updates, compared; the function it gives moves all of them."""
+        held: list[tuple[RefUpdate, int]] = []
+        try:
+            for u in sorted(updates, key=lambda u: u.name):
+                held.append((u, self._take(u.name)))
+                found = self.read(u.name)
+                if found != u.old:
+                    raise RefChangedError(u.name, u.old, found)
+                if u.new is None and u.old is not None:
+                    self._unpack(u.name, u.old)
+            yield lambda: self._publish(held)
+        finally:
+            for u, fd in held:
+                self._release(u.name, fd)
+
+    def _publish(self, held: list[tuple[RefUpdate, int]]) -> None:
+        for u, fd in [h for h in held if h[0].new is None]:
+            self._remove(u.name)
+            os.close(fd)
+            held.remove((u, fd))
+        for u, fd in [h for h in held if h[0].new is not None]:
+            assert u.new is not None
+            os.pwrite(fd, u.new.encode() + b"\n", 0)
+            os.rename(self.path(u.name) + ".lock", self.path(u.name))
+            os.close(fd)
+            held.remove((u, fd))
+
+    def _release(self, name: str, fd: int) -> None:
+        os.close(fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.path(name) + ".lock")
+
+    def _take(self, name: str) -> int:
+        path = self.path(name)
+        self._check_parents(name)
+        fd = self._patiently(path + ".lock", lambda: self._lock_file(path, name))
+        try:
+            if self.mark:
+                os.write(fd, (_MARK + self.mark).ljust(_VALUE_LEN - 1) + b"\n")
+            if os.path.isdir(path):
+                self._drop_empty(path, name)
+        except BaseException:
+            self._release(name, fd)
+            raise
+        return fd
+
+    def _lock_file(self, path: str, name: str) -> int:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        while True:
+            try:
+                return os.open(path + ".lock", flags, 0o666)
+            except FileNotFoundError:
+                pass  # the directory is missing, or somebody just removed it, being empty
+            except FileExistsError:
+                raise FileLocked(path, path + ".lock") from None
+            except NotADirectoryError:
+                raise ExistsError(f"a branch above {name}") from None
+            try:
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+            except (NotADirectoryError, FileExistsError):
+                raise ExistsError(f"a branch above {name}") from None
+
+    def _patiently(self, lock: str, act: Callable[[], T]) -> T:
+        """Do what needs `lock`, again and again while somebody else holds it."""
+        started = time.monotonic()
+        asked = False
+        while True:
+            try:
+                return act()
+            except FileLocked:
+                waited = time.monotonic() - started
+                if waited >= self.lock_timeout or self._was_stuck(lock):
+                    self._stuck[lock] = _identity(lock)
+                    raise RefLockedError(lock, _age(lock), waited) from None
+                if asked:
+                    time.sleep(_RETRY)
+                else:
+                    self.on_busy(lock)
+                asked = True
+
+    def _was_stuck(self, lock: str) -> bool:
+        known = self._stuck.get(lock)
+        if known is not None and known != _identity(lock):
+            del self._stuck[lock]
+            return False
+        return known is not None
+
+    def _check_parents(self, name: str) -> None:
+        """Refuse `a/b` beside `a`, packed or loose (git-check-ref-format: refs are files)."""
+        with self._lock:
+            packed = self._repo.refs.get_packed_refs()
+        if not packed or Ref(name.encode()) in packed:
+            return
+        parts = name.split("/")
+        for i in range(3, len(parts)):
+            if Ref("/".join(parts[:i]).encode()) in packed:
+                raise ExistsError(f"branch {'/'.join(parts[2:i])}, above {'/'.join(parts[2:])}")
+        below = name.encode() + b"/"
+        if any(other.startswith(below) for other in packed):
+            raise ExistsError(f"branches below {name}")
+
+    def _drop_empty(self, path: str, name: str) -> None:
+        for root, _, _ in os.walk(path, topdown=False):
+            try:
+                os.rmdir(root)
+            except OSError:
+                raise ExistsError(f"branches below {name}") from None
+
+    def _remove(self, name: str) -> None:
+        path = self.path(name)
+        for gone in (path, path + ".lock"):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(gone)
+        heads = self.path("refs/heads")
+        parent = os.path.dirname(path)
+        with contextlib.suppress(OSError):
+            while parent.startswith(heads + os.sep):
+                os.rmdir(parent)
+                parent = os.path.dirname(parent)
+
+    def _unpack(self, name: str, value: Oid) -> None:
+        """Take a reference that is to be removed out of packed-refs: later nothing can fail.
+
+        Its loose file is made first, so that it has its value until the group is durable.
+        """
+        with self._lock:
+            if Ref(name.encode()) not in self._repo.refs.get_packed_refs():
+                return
+        replace_file(self.path(name), value.encode() + b"\n")
+        packed = os.path.join(self._root, "packed-refs")
+        fd = self._patiently(packed + ".lock", lambda: self._lock_file(packed, name))
+        os.close(fd)
+        try:
+            with open(packed, "rb") as f:
+                lines = f.readlines()
+            replace_file(packed, b"".join(_without(lines, name.encode())))
+        finally:
+            os.unlink(packed + ".lock")
+
+    def drop_dead_locks(self, owners: set[str]) -> None:
+        """Remove the locks that hold the mark of one of these journals, whose owners are dead."""
+        for directory, _, names in os.walk(self.path("refs")):
+            for name in names:
+                path = os.path.join(directory, name)
+                if name.endswith(".lock") and lock_owner(path) in owners:
+                    os.unlink(path)
+
+
+def replace_file(path: str, octets: bytes) -> None:
+    """Make a file hold `octets`, durably and at once; whoever reads sees the old or the new."""
+    directory = os.path.dirname(path)
+    os.makedirs(directory, exist_ok=True)
+    fd, temporary = tempfile.mkstemp(dir=directory, prefix=".tmp-")
+    try:
+        with open(fd, "wb") as f:
+            f.write(octets)
+            f.flush()
+            os.fchmod(fd, 0o644)
+            os.fsync(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    fsync_directory(directory)
+
+
+def _without(lines: Sequence[bytes], name: bytes) -> Iterator[bytes]:
+    """Yield the lines of packed-refs but those of one reference, with what it is peeled to."""
+    dropping = False
+    for line in lines:
+        if not (dropping and line.startswith(b"^")):
+            dropping = line.rstrip(b"\n").partition(b" ")[2] == name
+            if not dropping:
+                yield line
+
+
+def lock_owner(path: str) -> str:
+    """Return the journal's name in a lock of ours, "" for any other lock."""
+    try:
+        with open(path, "rb", 0) as f:
+            value = f.read(_VALUE_LEN)
+    except OSError:
+        return ""
+    return value[len(_MARK) :].strip().decode("ascii", "replace") if value[:9] == _MARK else ""
+
+
+def _identity(path: str) -> tuple[int, int]:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0
+    return found.st_ino, found.st_mtime_ns
+
+
+def _age(path: str) -> float:
+    try:
+        return max(0.0, time.time() - os.stat(path).st_mtime)
+    except OSError:
+        return 0.0
