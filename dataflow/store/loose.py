@@ -22,6 +22,7 @@ from .base import Kind, Oid
 _counter = itertools.count()
 _KINDS = {b"commit": Kind.COMMIT, b"tree": Kind.TREE, b"blob": Kind.BLOB, b"tag": Kind.TAG}
 _HEADER_MAX = 32
+_STORED_FROM = 64 << 10  # octets of a tree that zlib would spend milliseconds on in vain
 
 
 def header(kind: Kind, size: int) -> bytes:
@@ -37,8 +38,9 @@ def object_id(kind: Kind, data: bytes) -> Oid:
 
 
 def encode(kind: Kind, data: bytes, level: int = 1) -> bytes:
-    """Return the octets of the loose file."""
-    z = zlib.compressobj(level)
+    """Return the octets of the loose file; large trees, mostly hashes, are only framed."""
+    stored = kind is Kind.TREE and len(data) >= _STORED_FROM
+    z = zlib.compressobj(0 if stored else level)
     return z.compress(header(kind, len(data))) + z.compress(data) + z.flush()
 
 
@@ -87,7 +89,8 @@ class Staged:
         """Sync each file, name it, and sync the directories."""
         temporary = {target: source for source, target in self.moves}
         for path in self.paths:
-            _fsync(temporary.get(path, path), os.O_RDONLY)
+            with contextlib.suppress(FileNotFoundError):  # it was there and was packed meanwhile
+                _fsync(temporary.get(path, path), os.O_RDONLY)
         self.publish()
         directories = {os.path.dirname(path) for path in self.paths}
         for directory in directories | {os.path.dirname(d) for d in directories}:
