@@ -22,10 +22,11 @@ from dataflow.store.objects import Cache, Objects
 
 def random_entries(rng: random.Random, count: int) -> dict[bytes, Entry]:
     # names that sort differently as files and as directories: a, a-b, a/b, a0
+    heads, marks = [b"a", b"b", b"ab"], [b"", b"-", b".", b"0"]
     names = {
-        rng.choice([b"a", b"b", b"ab"]) + rng.choice([b"", b"-", b".", b"0"]) + b"%d" % rng.randint(0, 9 * count)
+        rng.choice(heads) + rng.choice(marks) + b"%d" % rng.randint(0, 9 * count)
         for _ in range(count)
-    }  # fmt: skip
+    }
     return {name: random_entry(rng) for name in names}
 
 
