@@ -2,7 +2,7 @@
 
 Objects: dulwich reads packs, `loose` reads and writes loose files.  References: `refs`.  What makes
 both durable, and what a crash leaves: `journal`, which opens with the theory, and `recovery`.
-What becomes of many loose files: `pack`.
+What becomes of many loose files: `pack`.  What is known of history: `index`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dulwich.repo import Repo
 
 from ..errors import ObjectMissingError, PeerError
 from .base import HEADS, Kind, Oid, RefUpdate
+from .index import History
 from .journal import Journal
 from .loose import LooseWriter, Staged, decode, object_id
 from .pack import LIMIT, Packer
@@ -47,6 +48,7 @@ class DiskStore:
         self._repo = _open(self.path, create)
         self.git_dir = self._repo.controldir()
         self._writer = LooseWriter(os.path.join(self._repo.commondir(), "objects"))
+        self.history = History(os.path.join(self._repo.commondir(), "dataflow"))
         self.packer = Packer(self._writer.root, self._repo.commondir(), limit=pack_limit)
         self._refs = RefFiles(self._repo, lock_timeout)
         self._refs.on_busy = self._busy
@@ -166,6 +168,7 @@ class DiskStore:
         self._pending.clear()
         self._pending_len = 0
         self.packer.close()
+        self.history.close()
         self._journal.close()
         self._repo.close()
 

@@ -13,7 +13,7 @@ from dulwich.objects import Commit as GitCommit
 from dulwich.objects import ObjectID, ShaFile
 
 from ..errors import InvalidHashError, ObjectCorruptError
-from .base import Kind, Oid, Store
+from .base import Kind, Link, Oid, Store
 from .blocktree import DIRECTORY, EXECUTABLE, FILE, BlockTree, Entries, Entry, differing, parse
 
 __all__ = [
@@ -150,6 +150,32 @@ class Objects:
             )
         except (ObjectFormatException, ValueError, AttributeError, TypeError) as exc:
             raise ObjectCorruptError(oid, str(exc)) from exc
+
+    def link(self, oid: Oid) -> Link:
+        """Return a commit's parents and time, if possible without reading it.
+
+        For commits that the store has, or that lie behind such ones.
+        """
+        history = self.store.history
+        found = history.get(oid) if history is not None else None
+        return found or self._read_link(oid)
+
+    def _read_link(self, oid: Oid) -> Link:
+        if oid in self._commits:
+            commit = self.commit(oid)
+            return Link(commit.parents, commit.commit_time)
+        lines = self._read(oid, Kind.COMMIT).partition(b"\n\n")[0].split(b"\n")
+        parents = tuple(line[7:].decode() for line in lines if line.startswith(b"parent "))
+        times = [line.split()[-2] for line in lines if line.startswith(b"committer ")]
+        try:
+            return Link(parents, int(times[0]))
+        except (IndexError, ValueError):
+            raise ObjectCorruptError(oid, "expected a commit with one committer") from None
+
+    def follow(self, oid: Oid) -> None:
+        """Tell the index of history, if there is one, of a branch's new head."""
+        if self.store.history is not None:
+            self.store.history.follow(oid, self._read_link)
 
     def blob(self, oid: Oid) -> bytes:
         """Return a file's octets."""

@@ -22,15 +22,16 @@ next time.  One process packs at a time (flock(2) on `dataflow/pack.lock`).
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from ..errors import ObjectCorruptError
+from .alone import alone
 from .base import Oid
 from .loose import decode, object_id
 from .packfile import Deltas, PackWriter, Step
@@ -157,13 +158,17 @@ class Packer:
     def pack(self, *, grace: float | None = None) -> Packing:
         """Pack loose objects and merge packs, here and now; does nothing while another does it."""
         self._looked = self._clock()
-        with self._alone() as alone:
-            if alone:
+        with self.alone() as mine:
+            if mine:
                 self._sweep()
                 self._pack_loose(self.grace if grace is None else grace)
                 self._merge()
                 self._count(rounds=1)
         return self.statistics
+
+    def alone(self) -> AbstractContextManager[bool]:
+        """Hold the lock of whoever packs; gives False if somebody else does."""
+        return alone(os.path.join(self._git_dir, "dataflow", "pack.lock"))
 
     def _count(
         self,
@@ -182,19 +187,6 @@ class Packer:
             s.failures + failures,
             error or s.error,
         )
-
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[bool]:
-        directory = os.path.join(self._git_dir, "dataflow")
-        os.makedirs(directory, exist_ok=True)
-        fd = os.open(os.path.join(directory, "pack.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield True
-        except BlockingIOError:
-            yield False
-        finally:
-            os.close(fd)
 
     def _pack_loose(self, grace: float) -> None:
         with self._lock:

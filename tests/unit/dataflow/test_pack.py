@@ -201,8 +201,8 @@ def test_packs_stay_few(store) -> None:
 def test_only_one_packs_at_a_time(store) -> None:
     fill(store, 3)
     other = Packer(store._writer.root, store.git_dir)
-    with other._alone() as alone:
-        assert alone
+    with other.alone() as mine:
+        assert mine
         assert store.packer.pack().rounds == 0
     assert store.packer.pack().rounds == 1
 
