@@ -109,10 +109,11 @@ class BlockTree(Mapping[bytes, Entry]):
             yield from block.entries()
 
     def __getitem__(self, name: bytes) -> Entry:
-        for block in (self.blocks[i] for i in {self._at(name), self._at(name + b"/")} if i >= 0):
-            found = block.entries().get(name)
-            if found is not None:
-                return found
+        for index in {self._at(name), self._at(name + b"/")}:
+            if index >= 0:
+                for found, mode, sha in parse_tree(self.blocks[index].raw, _SHA_LEN):
+                    if found == name:
+                        return Entry(_mode(mode), sha.decode())
         raise KeyError(name)
 
     def _at(self, key: bytes) -> int:
@@ -147,16 +148,12 @@ class BlockTree(Mapping[bytes, Entry]):
 
     def differing(self, other: BlockTree) -> Iterator[bytes]:
         """Yield the names whose entries differ, in no order; shared blocks are not looked at."""
-        mine, theirs = {id(b) for b in self.blocks}, {id(b) for b in other.blocks}
-        a: dict[bytes, Entry] = {}
-        b: dict[bytes, Entry] = {}
-        for block in self.blocks:
-            if id(block) not in theirs:
-                a.update(block.entries())
-        for block in other.blocks:
-            if id(block) not in mine:
-                b.update(block.entries())
-        yield from differing(a, b)
+        shared = {id(b) for b in self.blocks} & {id(b) for b in other.blocks}
+        items = [
+            {i for b in t.blocks if id(b) not in shared for i in parse_tree(b.raw, _SHA_LEN)}
+            for t in (self, other)
+        ]
+        yield from {name for name, _, _ in items[0] ^ items[1]}
 
 
 Entries = Mapping[bytes, Entry]

@@ -26,12 +26,11 @@ import mmap
 import os
 import struct
 import threading
-import time
 import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from .alone import alone
+from .background import Breath, Stopped, alone, come_last
 from .base import Link, Oid
 
 log = logging.getLogger(__name__)
@@ -46,7 +45,6 @@ _U32 = struct.Struct("<I")
 _MAGIC = b"DFH1"
 _COUNT_AT, _REPLACED_AT = 8, 12
 _NONE, _MANY = 0xFFFFFFFF, 0xFFFFFFFE  # no parent; more than two: see the object
-_NICE = 10
 
 
 class _Record(NamedTuple):
@@ -145,7 +143,8 @@ class History:
         self._known: dict[Oid, int] = {}  # where parents of what was asked last are
         self._lock = threading.Lock()  # who adds, in this process
         self._tried = False
-        self._stop = threading.Event()
+        self._breathe = Breath()
+        self._closed = False
         self._filler: threading.Thread | None = None
 
     # Asking.
@@ -273,7 +272,7 @@ class History:
             f = self._open()
             if not mine or f is None or f.count < f.capacity:
                 return
-            make_file(self.path, f.capacity * GROWTH, f)
+            make_file(self.path, f.capacity * GROWTH, f, self._breathe)
             _U32.pack_into(f.map, _REPLACED_AT, 1)
 
     # Filling in the background.
@@ -281,7 +280,7 @@ class History:
     def follow(self, oid: Oid, read: Callable[[Oid], Link]) -> None:
         """Make `oid` and all behind it known: at once if only it is new, else in the background."""
         link = read(oid)
-        if self.add(oid, link.parents, link.time) or self._stop.is_set():
+        if self.add(oid, link.parents, link.time) or self._closed:
             return
         if self._filler is None or not self._filler.is_alive():
             self._filler = threading.Thread(
@@ -290,19 +289,24 @@ class History:
             self._filler.start()
 
     def _fill(self, oid: Oid, read: Callable[[Oid], Link]) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+        come_last()
+        self.try_to_fill(oid, read)
+
+    def try_to_fill(self, oid: Oid, read: Callable[[Oid], Link]) -> None:
+        """Fill; a failure is logged: walks go on with objects."""
         try:
             self.fill(oid, read)
-        except Exception as exc:  # a damaged repository, a full disk: walks go on with objects
+        except Stopped:
+            pass
+        except Exception as exc:
             log.warning("index of history %s: %s", self.path, exc)
 
     def fill(self, oid: Oid, read: Callable[[Oid], Link]) -> None:
         """Add `oid` and all behind it that is not there, parents first; ends early on `close`."""
         todo = [oid]
         links: dict[Oid, Link] = {}
-        while todo and not self._stop.is_set():
-            time.sleep(0)  # writers first
+        while todo:
+            self._breathe()
             here = todo[-1]
             link = links.pop(here, None) or read(here)
             missing = [p for p in link.parents if self.generation(p) == 0]
@@ -320,7 +324,8 @@ class History:
 
     def close(self) -> None:
         """Stop filling; what was added stays."""
-        self._stop.set()
+        self._closed = True
+        self._breathe.stop()
         if self._filler is not None:
             self._filler.join()
         self._file = None
@@ -331,7 +336,12 @@ def file_size(capacity: int) -> int:
     return _HEADER.size + 8 * capacity + _RECORD.size * capacity
 
 
-def make_file(path: str, capacity: int, old: _File | None = None) -> None:
+def make_file(
+    path: str,
+    capacity: int,
+    old: _File | None = None,
+    breathe: Callable[[], object] = lambda: None,
+) -> None:
     """Make a file with the records of `old`, and give it its name when it is whole."""
     temporary = f"{path}.{os.getpid():x}"
     fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -339,7 +349,7 @@ def make_file(path: str, capacity: int, old: _File | None = None) -> None:
         os.posix_fallocate(fd, 0, file_size(capacity))  # or a full disk would be a SIGBUS later
         os.pwrite(fd, _HEADER.pack(_MAGIC, capacity, 0, 0, 0), 0)
         if old is not None:
-            _copy(old, _File(fd))
+            _copy(old, _File(fd), breathe)
         os.rename(temporary, path)
     except BaseException:
         os.unlink(temporary)
@@ -348,13 +358,12 @@ def make_file(path: str, capacity: int, old: _File | None = None) -> None:
         os.close(fd)
 
 
-def _copy(old: _File, new: _File) -> None:
+def _copy(old: _File, new: _File, breathe: Callable[[], object]) -> None:
     count = old.count
     size = _RECORD.size * count
     new.map[new.records : new.records + size] = old.map[old.records : old.records + size]
     for position in range(count):
-        if position % 64 == 0:
-            time.sleep(0)
+        breathe()
         new.enter(new.raw(position), position)
     _U32.pack_into(new.map, _COUNT_AT, count)
 

@@ -31,7 +31,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from ..errors import ObjectCorruptError
-from .alone import alone
+from .background import Breath, Stopped, alone, come_last
 from .base import Oid
 from .loose import decode, object_id
 from .packfile import Deltas, PackWriter, Step
@@ -42,16 +42,11 @@ LIMIT = 2000
 GRACE = 600.0
 MERGE_MAX = 1 << 30
 FACTOR = 2
-NICE = 10
 _GC_PID_AGE = 12 * 3600  # seconds after which git takes a gc.pid for a dead one's
 _LEFTOVER_AGE = 24 * 3600
 _UNTOUCHABLE = (".keep", ".promisor", ".bitmap", ".mtimes")
 _HEX = frozenset("0123456789abcdef")
 _IDX_FIXED, _IDX_ENTRY = 8 + 1024 + 40, 28  # octets of an index, version 2
-
-
-class Stopped(Exception):
-    """Packing was asked to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +90,7 @@ class Packer:
         self._others: int | None = None  # loose objects that are not ours to pack now; about
         self._looked = 0.0
         self._lock = threading.Lock()
-        self._stop = threading.Event()
+        self._breathe = Breath()
         self._thread: threading.Thread | None = None
 
     # When.
@@ -127,8 +122,7 @@ class Packer:
             self._thread.start()
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+        come_last()
         self.try_to_pack()
 
     def try_to_pack(self) -> None:
@@ -143,15 +137,9 @@ class Packer:
 
     def close(self) -> None:
         """Stop the thread between two objects; nothing is lost by that."""
-        self._stop.set()
+        self._breathe.stop()
         if self._thread is not None:
             self._thread.join()
-
-    def _breathe(self) -> None:
-        """Let writers have the interpreter, and end if that was asked for."""
-        time.sleep(0)
-        if self._stop.is_set():
-            raise Stopped
 
     # What.
 
@@ -203,7 +191,8 @@ class Packer:
             raise
         self._others = len(found) - len(packed)
         for oid in packed:
-            time.sleep(0)
+            with contextlib.suppress(Stopped):  # what is in the pack is of no use any more
+                self._breathe()
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path(oid))
         self._step("loose removed")

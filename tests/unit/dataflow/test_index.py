@@ -164,7 +164,7 @@ def test_missing_objects_end_the_filling(tmp_path) -> None:
     def read(oid: str) -> Link:
         raise ObjectMissingError(oid)
 
-    history._fill("12" * 20, read)  # logged, not raised
+    history.try_to_fill("12" * 20, read)  # logged, not raised
     assert history.generation("12" * 20) == 0
 
 

@@ -11,6 +11,7 @@ import pytest
 from dulwich.pack import apply_delta
 
 from dataflow.errors import ObjectCorruptError
+from dataflow.store.background import Breath
 from dataflow.store.base import HEADS, Kind, RefUpdate
 from dataflow.store.disk import DiskStore
 from dataflow.store.objects import FILE, Entry, Objects
@@ -263,10 +264,10 @@ def test_a_failing_thread_is_told_and_tried_again(tmp_path, monkeypatch) -> None
 
 def test_stop_between_two_objects(store) -> None:
     made = fill(store, 5)
-    store.packer._stop.set()
+    store.packer._breathe.stop()
     store.packer.try_to_pack()
     assert store.packer.statistics.rounds == 0
-    store.packer._stop.clear()
+    store.packer._breathe = Breath()
     assert loose(store) == set(made)
 
 
