@@ -143,11 +143,13 @@ def _chains(records: Sequence[Record]) -> dict[str, _Chain]:
 
 
 def _drop_own_lock(path: str, chain: _Chain) -> None:
-    """Remove a lock that has its value already, and was not renamed."""
+    """Remove a lock that got its value and was not renamed, or that holds the value replaced."""
     with contextlib.suppress(FileNotFoundError):
         with open(path, "rb") as f:
-            value = f.read()
-        if chain.last is not None and value == chain.last.encode() + b"\n":
+            value = f.read(64).decode("ascii", "replace")
+            written = os.fstat(f.fileno()).st_mtime_ns
+        old = value[:40] in chain.values and written <= chain.time
+        if value == f"{chain.last}\n" or (old and len(value) == 41):
             os.unlink(path)
 
 

@@ -14,6 +14,7 @@ from ..errors import HistoryTooDeepError
 from ..store.base import Oid
 from ..store.objects import Objects
 
+NEAR = 300  # commits looked at before the whole question is asked
 WALK_MAX = 2_000_000  # commits one question may visit
 
 _OURS, _THEIRS, _STALE = 1, 2, 4
@@ -102,6 +103,25 @@ def is_ancestor(objects: Objects, old: Oid, new: Oid, *, limit: int = WALK_MAX) 
     if old in objects.commit(new).parents:
         return True
     return bool(_paint(objects, old, new, limit).flags[old] & _THEIRS)
+
+
+def passed_from(objects: Objects, commit: Oid, head: Oid, *, limit: int = NEAR) -> Oid | None:
+    """Return the merge base of a commit made a moment ago, whose parent `head` has passed since.
+
+    That is its only parent, if `head`'s line of first parents comes to it within `limit` steps and
+    nothing on that line took the commit in; then it is `commit` itself.  None: not so simple.
+    Histories of many commits a second, which `commit_time` does not tell apart, cost nothing so.
+    """
+    parents = objects.commit(commit).parents
+    here: Oid | None = head
+    for _ in range(limit if len(parents) == 1 else 0):
+        if here is None or here == parents[0]:
+            return here
+        above = objects.commit(here).parents
+        if commit in (here, *above):
+            return commit
+        here = above[0] if above else None
+    return None
 
 
 def between(objects: Objects, old: Oid | None, new: Oid, *, limit: int = WALK_MAX) -> list[Oid]:
