@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -60,7 +61,8 @@ def recover(directory: str, refs: RefFiles, writer: LooseWriter, get: Get) -> Re
         if not dead:
             return done
         found = {name: read(fd) for name, fd in dead.items()}
-        records = sorted((r for rs in found.values() for r in rs), key=lambda r: (r.time, r.number))
+        records = [record for each in found.values() for record in each]
+        records.sort(key=lambda r: (r.time, r.epoch, r.number))
         refs.drop_dead_locks(set(dead))
         done.objects = _restore(records, writer, get)
         done.refs = _move(records, refs, get)
@@ -120,7 +122,6 @@ def _good(oid: Oid, writer: LooseWriter, get: Get) -> bool:
 def _move(records: Sequence[Record], refs: RefFiles, get: Get) -> dict[str, Oid | None]:
     moved: dict[str, Oid | None] = {}
     for name, chain in _chains(records).items():
-        _drop_own_lock(refs.path(name) + ".lock", chain)
         present = refs.read(name)
         if present != chain.last and _lost(name, present, chain, refs, get):
             with (
@@ -140,17 +141,6 @@ def _chains(records: Sequence[Record]) -> dict[str, _Chain]:
             chain.values |= {u.old, u.new}
             chain.last, chain.time = u.new, r.time
     return chains
-
-
-def _drop_own_lock(path: str, chain: _Chain) -> None:
-    """Remove a lock that got its value and was not renamed, or that holds the value replaced."""
-    with contextlib.suppress(FileNotFoundError):
-        with open(path, "rb") as f:
-            value = f.read(64).decode("ascii", "replace")
-            written = os.fstat(f.fileno()).st_mtime_ns
-        old = value[:40] in chain.values and written <= chain.time
-        if value == f"{chain.last}\n" or (old and len(value) == 41):
-            os.unlink(path)
 
 
 def _lost(name: str, present: Oid | None, chain: _Chain, refs: RefFiles, get: Get) -> bool:
@@ -180,6 +170,9 @@ def _is_ancestor(old: Oid, new: Oid | None, get: Get) -> bool:
 
 def _empty(directory: str, dead: dict[str, int], found: dict[str, list[Record]]) -> None:
     """Make the repairs durable; one emptied journal stays for the next owner."""
+    for name in os.listdir(directory):
+        if name.startswith("tmp-") and time.time() - os.stat(f"{directory}/{name}").st_mtime > 60:
+            os.unlink(os.path.join(directory, name))
     if any(found.values()):
         syncfs(next(iter(dead.values())))
     for i, (name, fd) in enumerate(dead.items()):
