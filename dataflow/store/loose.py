@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from ..errors import ObjectCorruptError
 from .base import Kind, Oid
+from .syncing import fsync_path
 
 _counter = itertools.count()
 _KINDS = {b"commit": Kind.COMMIT, b"tree": Kind.TREE, b"blob": Kind.BLOB, b"tag": Kind.TAG}
@@ -55,19 +56,6 @@ def decode(oid: Oid, raw: bytes) -> tuple[Kind, bytes]:
     return _KINDS[word], whole[end + 1 :]
 
 
-def fsync_directory(path: str) -> None:
-    """Make the entries of a directory durable."""
-    _fsync(path, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _fsync(path: str, flags: int) -> None:
-    fd = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
 @dataclass(slots=True)
 class Staged:
     """Objects written under temporary names: `publish` names them, `abort` removes them."""
@@ -87,11 +75,11 @@ class Staged:
         """Sync each file, name it, and sync the directories."""
         temporary = {target: source for source, target in self.moves}
         for path in self.paths:
-            _fsync(temporary.get(path, path), os.O_RDONLY)
+            fsync_path(temporary.get(path, path))
         self.publish()
         directories = {os.path.dirname(path) for path in self.paths}
         for directory in directories | {os.path.dirname(d) for d in directories}:
-            fsync_directory(directory)
+            fsync_path(directory)
 
     def abort(self) -> None:
         """Remove what was not published."""

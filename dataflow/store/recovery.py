@@ -19,9 +19,10 @@ from dataclasses import dataclass, field
 
 from ..errors import ExistsError, ObjectCorruptError, ObjectMissingError
 from .base import Kind, Oid, RefUpdate
-from .journal import PREFIX, Record, clear, read, syncfs, take
+from .journal import PREFIX, Record, clear, places, read, take
 from .loose import LooseWriter, decode, object_id
 from .refs import RefFiles
+from .syncing import sync_paths
 
 ANCESTORS_MAX = 10_000  # commits looked at for one reference
 _LOCK = "recovery.lock"
@@ -173,8 +174,10 @@ def _empty(directory: str, dead: dict[str, int], found: dict[str, list[Record]])
     for name in os.listdir(directory):
         if name.startswith("tmp-") and time.time() - os.stat(f"{directory}/{name}").st_mtime > 60:
             os.unlink(os.path.join(directory, name))
-    if any(found.values()):
-        syncfs(next(iter(dead.values())))
+    root = os.path.dirname(directory)
+    records = [record for each in found.values() for record in each]
+    paths = {path for r in records for path in places(root, r.objects, r.updates)}
+    sync_paths(paths, root, next(iter(dead.values())))
     for i, (name, fd) in enumerate(dead.items()):
         if found[name]:
             clear(fd)

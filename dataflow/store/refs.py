@@ -29,7 +29,7 @@ from dulwich.repo import Repo
 
 from ..errors import ExistsError, RefChangedError, RefLockedError
 from .base import HEADS, Oid, RefUpdate
-from .loose import fsync_directory
+from .syncing import fsync_path
 
 T = TypeVar("T")
 
@@ -299,7 +299,7 @@ def replace_file(path: str, octets: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
-    fsync_directory(directory)
+    fsync_path(directory)
 
 
 def _without(lines: Sequence[bytes], name: bytes) -> Iterator[bytes]:

@@ -41,9 +41,9 @@ class PowerCut:
         self._keep: list[int] = []  # descriptors: an inode's number is not used again
         self.sync_all(-1)
         monkeypatch.setattr("dataflow.store.journal.os.fdatasync", self.sync)
-        monkeypatch.setattr("dataflow.store.loose.os.fsync", self.sync)
+        monkeypatch.setattr("dataflow.store.syncing.os.fsync", self.sync)
         monkeypatch.setattr("dataflow.store.journal.syncfs", self.sync_all)
-        monkeypatch.setattr("dataflow.store.recovery.syncfs", self.sync_all)
+        monkeypatch.setattr("dataflow.store.syncing.syncfs", self.sync_all)
         monkeypatch.setattr("dataflow.store.journal.threading.Thread", LateThread)
 
     def sync(self, fd: int) -> None:
