@@ -63,7 +63,7 @@ async def pack(repo: Repository, rng: random.Random, where: str) -> None:
 async def task(repo: Repository, rng: random.Random, name: str) -> None:
     """Do random operations for ever."""
     for i in range(1 << 30):
-        act = rng.choices((commit, together, merge, pack), (20, 3, 2, 0.2))[0]
+        act = rng.choices((commit, together, merge, pack), (20, 3, 2, 0.4))[0]
         await act(repo, rng, f"{name}.{i}")
 
 

@@ -42,7 +42,7 @@ class Killed:
         argv = [sys.executable, str(WRITER), str(self.path), str(self.seed), str(self.turn)]
         process = subprocess.Popen(argv, stdout=subprocess.PIPE)
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(self.rng.randint(2, 40))]
+        lines = [process.stdout.readline() for _ in range(self.rng.randint(2, 16))]
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(timeout=self.rng.random() * 0.02)
         process.send_signal(signal.SIGKILL)
