@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 READERS = 2
 GROUP_MAX = 256  # jobs carried out together
-GATHER = 0.001  # seconds that a group waits for the jobs it expects
+GATHER = 0.002  # seconds that a group waits for the jobs it expects
 IDLE = 2.0  # seconds without a job after which `idle` is called
 
 
@@ -76,7 +76,7 @@ class Worker:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._closed = False
-        self._last = 0  # how many jobs the last group had
+        self._last = (0, 0)  # how many jobs the last two groups had
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="dataflow-read")
 
     async def write(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -116,7 +116,7 @@ class Worker:
     def _take(self) -> tuple[list[Job], bool]:
         """Return the jobs that wait, at least one, and whether there may be others.
 
-        Those whom the last group served are likely to ask again at once: they are waited for.
+        Those whom the last groups served are likely to ask again at once: they are waited for.
         """
         try:
             first = self._jobs.get(timeout=IDLE)
@@ -131,11 +131,11 @@ class Worker:
             if len(jobs) == GROUP_MAX:
                 break
             try:
-                left = patience - time.monotonic() if len(jobs) < self._last else 0
+                left = patience - time.monotonic() if len(jobs) < max(self._last) else 0
                 first = self._jobs.get(timeout=left) if left > 0 else self._jobs.get_nowait()
             except queue.Empty:
                 break
-        self._last = len(jobs)
+        self._last = (self._last[1], len(jobs))
         return jobs, first is not None
 
     async def aclose(self) -> None:

@@ -39,8 +39,10 @@ def object_id(kind: Kind, data: bytes) -> Oid:
 
 def encode(kind: Kind, data: bytes, level: int = 1) -> bytes:
     """Return the octets of the loose file."""
-    z = zlib.compressobj(level)
-    return z.compress(header(kind, len(data))) + z.compress(data) + z.flush()
+    # Most objects are small, and clearing the tables that large ones need costs more than the rest.
+    small = len(data) < 1 << 12
+    z = zlib.compressobj(level, zlib.DEFLATED, 12 if small else 15, 4 if small else 8)
+    return z.compress(header(kind, len(data)) + data) + z.flush()
 
 
 def decode(oid: Oid, raw: bytes) -> tuple[Kind, bytes]:

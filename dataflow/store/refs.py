@@ -67,8 +67,11 @@ class RefFiles:
         if ".." in name:
             return None
         try:
-            with open(self.path(name), "rb", 0) as f:
-                value = f.read(_VALUE_LEN)
+            fd = os.open(f"{self._root}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                value = os.read(fd, _VALUE_LEN)
+            finally:
+                os.close(fd)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             value = b""
         if value and not value.startswith(b"ref:"):
