@@ -28,7 +28,7 @@ from ..errors import (
 )
 from ..store.base import HEADS, Kind, Oid, RefUpdate, Store
 from ..store.objects import EMPTY_TREE, Commit, Objects
-from ..tree.history import is_ancestor
+from ..tree.history import is_ancestor, passed_from
 from ..tree.merge import Conflict, Driver, merge_commits
 from ..tree.paths import text
 from ..tree.tree import Tree
@@ -130,22 +130,29 @@ class Engine:
         return self.objects.put_commit(tree, tuple(parents), ident, clean + "\n", when)
 
     def advance(
-        self, branch: str, commit: Oid, author: str | None = None, expect: str | None = None
+        self,
+        branch: str,
+        commit: Oid,
+        author: str | None = None,
+        expect: str | None = None,
+        *,
+        new: bool = False,
     ) -> Committed:
         """Make the branch contain `commit`, merging where it moved on.
 
         With `expect` it moves only from that head ("": from nothing), or `RefChangedError`.
+        `new` says that nobody can have the commit yet.
         Raises `MergeConflictError`; the branch is then as it was.
         """
-        return self.groups.write(lambda: self._advance(branch, commit, author, expect))
+        return self.groups.write(lambda: self._advance(branch, commit, author, expect, new))
 
     def _advance(
-        self, branch: str, commit: Oid, author: str | None, expect: str | None
+        self, branch: str, commit: Oid, author: str | None, expect: str | None, new: bool
     ) -> Committed:
         head = self.head(branch)
         if expect is not None and (head or "") != expect:
             raise RefChangedError(HEADS + branch, expect or None, head)
-        target = self._join(head, commit, author)
+        target = self._join(head, commit, author, new)
         if target != head:
             self._set(RefUpdate(HEADS + branch, head, target))
         return Committed(commit, target)
@@ -156,12 +163,18 @@ class Engine:
         assert group is not None, "only in a job"
         group.when_settled(settled, undone)
 
-    def _join(self, head: Oid | None, commit: Oid, author: str | None) -> Oid:
-        if head is None or is_ancestor(self.objects, head, commit):
+    def _join(self, head: Oid | None, commit: Oid, author: str | None, new: bool) -> Oid:
+        """Return what the branch is to point at so that it contains both."""
+        if head is None or head == commit or head in self.objects.commit(commit).parents:
             return commit
-        if is_ancestor(self.objects, commit, head):
+        base = passed_from(self.objects, commit, head) if new else None
+        if base == commit:
             return head
-        merged = merge_commits(self.objects, head, commit, self.driver)
+        if base is None and is_ancestor(self.objects, head, commit):
+            return commit
+        if base is None and is_ancestor(self.objects, commit, head):
+            return head
+        merged = merge_commits(self.objects, head, commit, self.driver, base=base)
         raise_conflicts(merged.conflicts)
         return self.write_commit(merged.tree, (head, commit), "Merge", author)
 

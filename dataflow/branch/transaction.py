@@ -211,7 +211,7 @@ class Transaction:
         self.state = State.BUSY
         try:
             commit = self.engine.write_commit(tree.store(), self.parents, self.message, self.author)
-            result = self.engine.advance(self.branch, commit, self.author, self.expect)
+            result = self.engine.advance(self.branch, commit, self.author, self.expect, new=True)
         except BaseException:
             self.state = State.OPEN
             raise

@@ -13,6 +13,7 @@ import contextlib
 import functools
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar, cast
@@ -22,6 +23,7 @@ T = TypeVar("T")
 
 READERS = 2
 GROUP_MAX = 256  # jobs carried out together
+GATHER = 0.002  # seconds that a group waits for the jobs it expects
 IDLE = 2.0  # seconds without a job after which `idle` is called
 
 
@@ -74,6 +76,7 @@ class Worker:
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._closed = False
+        self._last = (0, 0)  # how many jobs the last two groups had
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="dataflow-read")
 
     async def write(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -111,23 +114,29 @@ class Worker:
                 job.error = exc
 
     def _take(self) -> tuple[list[Job], bool]:
-        """Return the jobs that wait, at least one, and whether there may be others."""
+        """Return the jobs that wait, at least one, and whether there may be others.
+
+        Those whom the last groups served are likely to ask again at once: they are waited for.
+        """
         try:
             first = self._jobs.get(timeout=IDLE)
         except queue.Empty:
             with contextlib.suppress(OSError):  # what cannot be synced stays in the journal
                 self._idle()
             first = self._jobs.get()
-        jobs = []
+        jobs: list[Job] = []
+        patience = time.monotonic() + GATHER
         while first is not None:
             jobs.append(first)
             if len(jobs) == GROUP_MAX:
-                return jobs, True
+                break
             try:
-                first = self._jobs.get_nowait()
+                left = patience - time.monotonic() if len(jobs) < max(self._last) else 0
+                first = self._jobs.get(timeout=left) if left > 0 else self._jobs.get_nowait()
             except queue.Empty:
-                return jobs, True
-        return jobs, False
+                break
+        self._last = (self._last[1], len(jobs))
+        return jobs, first is not None
 
     async def aclose(self) -> None:
         """Wait for the jobs asked for and end the threads, without stopping the loop."""

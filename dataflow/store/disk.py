@@ -151,7 +151,7 @@ class DiskStore:
         """Make what was put durable and move references, under their locks, all or none."""
         if self.fsync:
             self._journal.open()
-            self._refs.mark = self._journal.name.encode()
+            self._refs.mark = self._journal.name
         with self._refs.locked(updates) as publish:
             oids = self._commit(updates)
             publish()

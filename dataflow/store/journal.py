@@ -33,7 +33,6 @@ one repository have a journal each.
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
@@ -46,7 +45,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .base import Oid, RefUpdate
-from .loose import fsync_directory
+from .syncing import FEW, fsync_path, sync_paths, syncfs
 
 SEGMENT = 2 << 20  # octets of each half
 PREFIX = "journal-"
@@ -57,7 +56,6 @@ _UPDATE = struct.Struct("<H20s20s")
 _COUNTS = struct.Struct("<II")
 _NONE = bytes(20)
 _COARSE = 5  # CLOCK_REALTIME_COARSE (time.h): the clock of files' times
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +129,14 @@ def read(fd: int) -> list[Record]:
     return sorted((r for half in halves for r in half), key=lambda r: (r.epoch, r.number))
 
 
+def places(
+    root: str, objects: Sequence[tuple[Oid, bytes]], updates: Sequence[RefUpdate]
+) -> set[str]:
+    """Return the files below the Git directory `root` that a record tells of."""
+    found = {f"{root}/objects/{oid[:2]}/{oid[2:]}" for oid, _ in objects}
+    return found | {f"{root}/{u.name}" for u in updates}
+
+
 class Journal:
     """One process's journal in the directory `path`; made, or an unused one taken, when needed."""
 
@@ -142,6 +148,7 @@ class Journal:
         self._half, self._at, self._number, self._epoch = 0, 0, 0, 0
         self._sync: threading.Thread | None = None
         self._sync_error: OSError | None = None
+        self._touched: set[str] = set()  # where it tells that something is, while these are few
         self.dirty = False  # something is in it that may not be durable in its place
 
     @property
@@ -181,7 +188,7 @@ class Journal:
             os.fsync(fd)
             os.rename(temporary, path)
             for directory in (self.path, os.path.dirname(self.path)):
-                fsync_directory(directory)
+                fsync_path(directory)
         except BaseException:
             os.close(fd)
             for leftover in (temporary, path):
@@ -205,6 +212,8 @@ class Journal:
             os.fdatasync(self._fd)
         self._at += len(octets)
         self._number += 1
+        if len(self._touched) <= FEW:
+            self._touched |= places(os.path.dirname(self.path), objects, updates)
 
     def _record(self, objects: Sequence[tuple[Oid, bytes]], updates: Sequence[RefUpdate]) -> Record:
         now = time.clock_gettime_ns(_COARSE)
@@ -238,8 +247,9 @@ class Journal:
         if self._fd < 0 or not self.dirty:
             return
         self._wait()
-        syncfs(self._fd)
+        sync_paths(self._touched, os.path.dirname(self.path), self._fd)
         clear(self._fd)
+        self._touched.clear()
         self._half, self._at, self._number = 0, 0, 0
         self._epoch += 1
         self.dirty = False
@@ -282,13 +292,6 @@ def clear(fd: int) -> None:
     for at in (0, half):
         write_at(fd, bytes(_HEADER.size), at)
     os.fdatasync(fd)
-
-
-def syncfs(fd: int) -> None:
-    """Make durable all that was written to the file system of `fd` (syncfs(2))."""
-    if _libc.syncfs(fd):
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))
 
 
 def write_at(fd: int, octets: bytes, at: int) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from ..errors import ObjectCorruptError
 from .base import Kind, Oid
+from .syncing import fsync_path
 
 _counter = itertools.count()
 _KINDS = {b"commit": Kind.COMMIT, b"tree": Kind.TREE, b"blob": Kind.BLOB, b"tag": Kind.TAG}
@@ -39,9 +40,12 @@ def object_id(kind: Kind, data: bytes) -> Oid:
 
 def encode(kind: Kind, data: bytes, level: int = 1) -> bytes:
     """Return the octets of the loose file; large trees, mostly hashes, are only framed."""
-    stored = kind is Kind.TREE and len(data) >= _STORED_FROM
-    z = zlib.compressobj(0 if stored else level)
-    return z.compress(header(kind, len(data))) + z.compress(data) + z.flush()
+    if kind is Kind.TREE and len(data) >= _STORED_FROM:
+        level = 0
+    # Most objects are small, and clearing the tables that large ones need costs more than the rest.
+    small = len(data) < 1 << 12
+    z = zlib.compressobj(level, zlib.DEFLATED, 12 if small else 15, 4 if small else 8)
+    return z.compress(header(kind, len(data)) + data) + z.flush()
 
 
 def decode(oid: Oid, raw: bytes) -> tuple[Kind, bytes]:
@@ -55,19 +59,6 @@ def decode(oid: Oid, raw: bytes) -> tuple[Kind, bytes]:
     if word not in _KINDS or size != b"%d" % (len(whole) - end - 1):
         raise ObjectCorruptError(oid, f"header {whole[:_HEADER_MAX]!r}, {len(whole)} octets")
     return _KINDS[word], whole[end + 1 :]
-
-
-def fsync_directory(path: str) -> None:
-    """Make the entries of a directory durable."""
-    _fsync(path, os.O_RDONLY | os.O_DIRECTORY)
-
-
-def _fsync(path: str, flags: int) -> None:
-    fd = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 @dataclass(slots=True)
@@ -90,11 +81,11 @@ class Staged:
         temporary = {target: source for source, target in self.moves}
         for path in self.paths:
             with contextlib.suppress(FileNotFoundError):  # it was there and was packed meanwhile
-                _fsync(temporary.get(path, path), os.O_RDONLY)
+                fsync_path(temporary.get(path, path))
         self.publish()
         directories = {os.path.dirname(path) for path in self.paths}
         for directory in directories | {os.path.dirname(d) for d in directories}:
-            fsync_directory(directory)
+            fsync_path(directory)
 
     def abort(self) -> None:
         """Remove what was not published."""

@@ -12,15 +12,17 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from ..errors import ExistsError, ObjectCorruptError, ObjectMissingError
 from .base import Kind, Oid, RefUpdate
-from .journal import PREFIX, Record, clear, read, syncfs, take
+from .journal import PREFIX, Record, clear, places, read, take
 from .loose import LooseWriter, decode, object_id
 from .refs import RefFiles
+from .syncing import sync_paths
 
 ANCESTORS_MAX = 10_000  # commits looked at for one reference
 _LOCK = "recovery.lock"
@@ -60,7 +62,8 @@ def recover(directory: str, refs: RefFiles, writer: LooseWriter, get: Get) -> Re
         if not dead:
             return done
         found = {name: read(fd) for name, fd in dead.items()}
-        records = sorted((r for rs in found.values() for r in rs), key=lambda r: (r.time, r.number))
+        records = [record for each in found.values() for record in each]
+        records.sort(key=lambda r: (r.time, r.epoch, r.number))
         refs.drop_dead_locks(set(dead))
         done.objects = _restore(records, writer, get)
         done.refs = _move(records, refs, get)
@@ -120,7 +123,6 @@ def _good(oid: Oid, writer: LooseWriter, get: Get) -> bool:
 def _move(records: Sequence[Record], refs: RefFiles, get: Get) -> dict[str, Oid | None]:
     moved: dict[str, Oid | None] = {}
     for name, chain in _chains(records).items():
-        _drop_own_lock(refs.path(name) + ".lock", chain)
         present = refs.read(name)
         if present != chain.last and _lost(name, present, chain, refs, get):
             with (
@@ -140,15 +142,6 @@ def _chains(records: Sequence[Record]) -> dict[str, _Chain]:
             chain.values |= {u.old, u.new}
             chain.last, chain.time = u.new, r.time
     return chains
-
-
-def _drop_own_lock(path: str, chain: _Chain) -> None:
-    """Remove a lock that has its value already, and was not renamed."""
-    with contextlib.suppress(FileNotFoundError):
-        with open(path, "rb") as f:
-            value = f.read()
-        if chain.last is not None and value == chain.last.encode() + b"\n":
-            os.unlink(path)
 
 
 def _lost(name: str, present: Oid | None, chain: _Chain, refs: RefFiles, get: Get) -> bool:
@@ -178,8 +171,13 @@ def _is_ancestor(old: Oid, new: Oid | None, get: Get) -> bool:
 
 def _empty(directory: str, dead: dict[str, int], found: dict[str, list[Record]]) -> None:
     """Make the repairs durable; one emptied journal stays for the next owner."""
-    if any(found.values()):
-        syncfs(next(iter(dead.values())))
+    for name in os.listdir(directory):
+        if name.startswith("tmp-") and time.time() - os.stat(f"{directory}/{name}").st_mtime > 60:
+            os.unlink(os.path.join(directory, name))
+    root = os.path.dirname(directory)
+    records = [record for each in found.values() for record in each]
+    paths = {path for r in records for path in places(root, r.objects, r.updates)}
+    sync_paths(paths, root, next(iter(dead.values())))
     for i, (name, fd) in enumerate(dead.items()):
         if found[name]:
             clear(fd)

@@ -5,14 +5,18 @@ by every git.  A lock that is taken is asked for again until `lock_timeout` seco
 the error tells its age; the same lock is not waited for a second time.  Locks of several references
 are taken in the order of their names, so two writers cannot wait for each other.
 
-While it is held our lock has a mark in it, the name of our journal: when its owner is dead, the
-lock is known to be nobody's.  Nothing is synced here; see `journal`.
+Our locks are symbolic links whose target says whose they are, by the name of our journal: when
+its owner is dead, the lock is known to be nobody's.  A link is made whole or not at all, also by a
+power cut, and every git takes it for a lock like others.  Nothing is synced here; see `journal`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import itertools
 import os
+import re
 import tempfile
 import threading
 import time
@@ -25,13 +29,18 @@ from dulwich.repo import Repo
 
 from ..errors import ExistsError, RefChangedError, RefLockedError
 from .base import HEADS, Oid, RefUpdate
-from .loose import fsync_directory
+from .syncing import fsync_path
 
 T = TypeVar("T")
 
 _RETRY = 0.01
-_MARK = b"dataflow "
+_MARK = "dataflow:"
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+_counter = itertools.count()
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # fcntl.h, linux/fs.h
+_libc = ctypes.CDLL(None) if hasattr(ctypes.CDLL(None), "renameat2") else None
 _VALUE_LEN = 41  # 40 digits and a line feed
+_OID = re.compile(rb"[0-9a-f]{40}\s*")
 
 
 class RefFiles:
@@ -39,10 +48,11 @@ class RefFiles:
 
     def __init__(self, repo: Repo, lock_timeout: float) -> None:
         self.lock_timeout = lock_timeout
-        self.mark = b""  # what our locks hold while they are held
+        self.mark = f"pid-{os.getpid()}"  # whose our locks are
         self.on_busy: Callable[[str], object] = lambda path: None
         self._repo = repo
         self._root = repo.commondir()
+        self._scratch = os.path.join(self._root, "dataflow")
         self._lock = threading.Lock()  # dulwich's cache of packed-refs
         self._stuck: dict[str, tuple[int, int]] = {}  # locks waited for in vain: inode, time
 
@@ -57,15 +67,18 @@ class RefFiles:
         if ".." in name:
             return None
         try:
-            with open(self.path(name), "rb", 0) as f:
-                value = f.read(_VALUE_LEN)
+            fd = os.open(f"{self._root}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                value = os.read(fd, _VALUE_LEN)
+            finally:
+                os.close(fd)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             value = b""
-        if len(value) >= 40 and not value.startswith(b"ref:"):
-            return value[:40].decode()
+        if value and not value.startswith(b"ref:"):
+            return _valid(value)
         with self._lock:
             try:
-                return self._repo.refs[Ref(name.encode())].decode() or None
+                return _valid(self._repo.refs[Ref(name.encode())])
             except KeyError:
                 return None
 
@@ -92,56 +105,68 @@ class RefFiles:
     @contextlib.contextmanager
     def locked(self, updates: Sequence[RefUpdate]) -> Iterator[Callable[[], None]]:
         """Hold the locks of all updates, compared; the function it gives moves all of them."""
-        held: list[tuple[RefUpdate, int]] = []
+        _check_clashes({u.name for u in updates if u.new is not None})
+        held: list[tuple[RefUpdate, str]] = []  # with the file that becomes the reference
         try:
             for u in sorted(updates, key=lambda u: u.name):
-                held.append((u, self._take(u.name)))
+                self._take(u.name)
+                held.append((u, ""))
                 found = self.read(u.name)
                 if found != u.old:
                     raise RefChangedError(u.name, u.old, found)
-                if u.new is None and u.old is not None:
-                    self._unpack(u.name, u.old)
+                held[-1] = (u, self._prepare(u))
             yield lambda: self._publish(held)
         finally:
-            for u, fd in held:
-                self._release(u.name, fd)
+            for u, temporary in held:
+                for path in (self.path(u.name) + ".lock", temporary):
+                    with contextlib.suppress(OSError):
+                        os.unlink(path)
 
-    def _publish(self, held: list[tuple[RefUpdate, int]]) -> None:
-        for u, fd in [h for h in held if h[0].new is None]:
-            self._remove(u.name)
+    def _prepare(self, u: RefUpdate) -> str:
+        """Do all that may fail, before the update counts."""
+        if u.new is None:
+            if u.old is not None:
+                self._unpack(u.name, u.old)
+            return ""
+        temporary = f"{self._scratch}/tmp-ref-{os.getpid()}-{next(_counter)}"
+        try:
+            fd = os.open(temporary, _NEW, 0o666)
+        except FileNotFoundError:
+            os.mkdir(self._scratch)
+            fd = os.open(temporary, _NEW, 0o666)
+        try:
+            os.write(fd, u.new.encode() + b"\n")
+        except OSError:
+            os.unlink(temporary)
+            raise
+        finally:
             os.close(fd)
-            held.remove((u, fd))
-        for u, fd in [h for h in held if h[0].new is not None]:
-            assert u.new is not None
-            os.pwrite(fd, u.new.encode() + b"\n", 0)
-            os.rename(self.path(u.name) + ".lock", self.path(u.name))
-            os.close(fd)
-            held.remove((u, fd))
+        return temporary
 
-    def _release(self, name: str, fd: int) -> None:
-        os.close(fd)
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self.path(name) + ".lock")
+    def _publish(self, held: list[tuple[RefUpdate, str]]) -> None:
+        for u, temporary in sorted(held, key=lambda h: h[0].new is not None):
+            if u.new is None:
+                self._remove(u.name)
+            else:
+                rename_over(temporary, self.path(u.name))
+                os.unlink(self.path(u.name) + ".lock")
+            held.remove((u, temporary))
 
-    def _take(self, name: str) -> int:
+    def _take(self, name: str) -> None:
         path = self.path(name)
         self._check_parents(name)
-        fd = self._patiently(path + ".lock", lambda: self._lock_file(path, name))
+        self._patiently(path + ".lock", lambda: self._lock_file(path, name))
         try:
-            if self.mark:
-                os.write(fd, (_MARK + self.mark).ljust(_VALUE_LEN - 1) + b"\n")
             if os.path.isdir(path):
                 self._drop_empty(path, name)
         except BaseException:
-            self._release(name, fd)
+            os.unlink(path + ".lock")
             raise
-        return fd
 
-    def _lock_file(self, path: str, name: str) -> int:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+    def _lock_file(self, path: str, name: str) -> None:
         while True:
             try:
-                return os.open(path + ".lock", flags, 0o666)
+                return os.symlink(_MARK + self.mark, path + ".lock")
             except FileNotFoundError:
                 pass  # the directory is missing, or somebody just removed it, being empty
             except FileExistsError:
@@ -221,8 +246,7 @@ class RefFiles:
                 return
         replace_file(self.path(name), value.encode() + b"\n")
         packed = os.path.join(self._root, "packed-refs")
-        fd = self._patiently(packed + ".lock", lambda: self._lock_file(packed, name))
-        os.close(fd)
+        self._patiently(packed + ".lock", lambda: self._lock_file(packed, name))
         try:
             with open(packed, "rb") as f:
                 lines = f.readlines()
@@ -231,12 +255,36 @@ class RefFiles:
             os.unlink(packed + ".lock")
 
     def drop_dead_locks(self, owners: set[str]) -> None:
-        """Remove the locks that hold the mark of one of these journals, whose owners are dead."""
+        """Remove the locks of these journals, whose owners are dead."""
         for directory, _, names in os.walk(self.path("refs")):
             for name in names:
                 path = os.path.join(directory, name)
                 if name.endswith(".lock") and lock_owner(path) in owners:
                     os.unlink(path)
+        packed = os.path.join(self._root, "packed-refs.lock")
+        if lock_owner(packed) in owners:
+            os.unlink(packed)
+
+
+def _check_clashes(names: set[str]) -> None:
+    """Refuse to make `a` and `a/b` together: references are files."""
+    for name in names:
+        parts = name.split("/")
+        for i in range(3, len(parts)):
+            if "/".join(parts[:i]) in names:
+                raise ExistsError(f"branch {'/'.join(parts[2:i])}, above {'/'.join(parts[2:])}")
+
+
+def rename_over(source: str, target: str) -> None:
+    """Rename, without the flush that ext4 makes when a file is replaced (ext4(5), auto_da_alloc).
+
+    What it guards against, an empty file after a power cut, the journal repairs.
+    """
+    exchange = (_AT_FDCWD, os.fsencode(source), _AT_FDCWD, os.fsencode(target), _RENAME_EXCHANGE)
+    if _libc and os.path.isfile(target) and _libc.renameat2(*exchange) == 0:
+        os.unlink(source)  # what was there before
+    else:  # nothing to replace, or a file system that cannot exchange
+        os.rename(source, target)
 
 
 def replace_file(path: str, octets: bytes) -> None:
@@ -254,7 +302,7 @@ def replace_file(path: str, octets: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
-    fsync_directory(directory)
+    fsync_path(directory)
 
 
 def _without(lines: Sequence[bytes], name: bytes) -> Iterator[bytes]:
@@ -268,18 +316,22 @@ def _without(lines: Sequence[bytes], name: bytes) -> Iterator[bytes]:
 
 
 def lock_owner(path: str) -> str:
-    """Return the journal's name in a lock of ours, "" for any other lock."""
+    """Return the journal's name for a lock of ours, "" for any other lock."""
     try:
-        with open(path, "rb", 0) as f:
-            value = f.read(_VALUE_LEN)
+        target = os.readlink(path)
     except OSError:
         return ""
-    return value[len(_MARK) :].strip().decode("ascii", "replace") if value[:9] == _MARK else ""
+    return target.removeprefix(_MARK) if target.startswith(_MARK) else ""
+
+
+def _valid(value: bytes) -> Oid | None:
+    """Return the id in a reference's file; None if it was cut short by a power cut."""
+    return value[:40].decode() if _OID.fullmatch(value) else None
 
 
 def _identity(path: str) -> tuple[int, int]:
     try:
-        found = os.stat(path)
+        found = os.lstat(path)
     except OSError:
         return 0, 0
     return found.st_ino, found.st_mtime_ns
@@ -287,6 +339,6 @@ def _identity(path: str) -> tuple[int, int]:
 
 def _age(path: str) -> float:
     try:
-        return max(0.0, time.time() - os.stat(path).st_mtime)
+        return max(0.0, time.time() - os.lstat(path).st_mtime)
     except OSError:
         return 0.0

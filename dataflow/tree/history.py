@@ -11,10 +11,11 @@ from __future__ import annotations
 import heapq
 
 from ..errors import HistoryTooDeepError
-from ..store.base import Oid
+from ..store.base import History, Oid
 from ..store.objects import Objects
 
 FOLLOW_FROM = 1000  # commits walked from which on it is worth to have them in the index
+NEAR = 300  # commits looked at before the whole question is asked
 WALK_MAX = 2_000_000  # commits one question may visit
 
 _OURS, _THEIRS, _STALE = 1, 2, 4
@@ -118,16 +119,17 @@ def _known_ancestor(objects: Objects, old: Oid, new: Oid, limit: int) -> bool | 
     """Answer by generations, which stop a walk where `old` cannot be any more; None if unknown."""
     history = objects.store.history
     floor = history.generation(old) if history is not None else 0
-    if history is None or not floor or not history.generation(new):
+    if history is None or not floor:
         return None
     if history.distance(old, new) is not None:
         return True
     seen, todo = {new}, [new]
     while todo:
         link = objects.link(todo.pop())
-        if link.generation == 0:
+        generation = link.generation or _above(history, link.parents)
+        if generation == 0:
             return None
-        if link.generation <= floor:
+        if generation <= floor:
             continue
         if old in link.parents:
             return True
@@ -136,6 +138,31 @@ def _known_ancestor(objects: Objects, old: Oid, new: Oid, limit: int) -> bool | 
         if len(seen) > limit:
             raise HistoryTooDeepError(f"no answer within the limit of commits, last {new}")
     return False
+
+
+def passed_from(objects: Objects, commit: Oid, head: Oid, *, limit: int = NEAR) -> Oid | None:
+    """Return the merge base of a commit made a moment ago, whose parent `head` has passed since.
+
+    That is its only parent, if `head`'s line of first parents comes to it within `limit` steps and
+    nothing on that line took the commit in; then it is `commit` itself.  None: not so simple.
+    Histories of many commits a second, which `commit_time` does not tell apart, cost nothing so.
+    """
+    parents = objects.commit(commit).parents
+    here: Oid | None = head
+    for _ in range(limit if len(parents) == 1 else 0):
+        if here is None or here == parents[0]:
+            return here
+        above = objects.commit(here).parents
+        if commit in (here, *above):
+            return commit
+        here = above[0] if above else None
+    return None
+
+
+def _above(history: History, parents: tuple[Oid, ...]) -> int:
+    """Return the generation of a commit that is not in the index yet, if its parents are."""
+    known = [history.generation(p) for p in parents]
+    return 1 + max(known) if known and all(known) else 0
 
 
 def between(objects: Objects, old: Oid | None, new: Oid, *, limit: int = WALK_MAX) -> list[Oid]:
