@@ -23,7 +23,7 @@ from dulwich.pack import load_pack_index, write_pack_index_v2
 
 from ..errors import ObjectCorruptError
 from .base import Kind, Oid
-from .loose import fsync_directory
+from .syncing import fsync_path
 
 _counter = itertools.count()
 _HEADER = struct.Struct(">4sII")
@@ -140,7 +140,7 @@ class PackWriter:
         self._step("pack named")
         os.rename(self._index, base + ".idx")
         self._step("index named")
-        fsync_directory(self._directory)
+        fsync_path(self._directory)
         self._step("durable")
         return base
 
