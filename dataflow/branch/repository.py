@@ -255,8 +255,11 @@ class Repository:
             watch.wake.set()
 
     def _moved(self, branch: str) -> None:
-        """Wake the branch's watches; called in the writing thread."""
-        if self._loop is not None:
+        """Wake the branch's watches; called in the writing thread.
+
+        A watch that is made meanwhile reads the head by itself.
+        """
+        if self._loop is not None and branch in self._watches:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._kick, branch)
 
@@ -292,7 +295,7 @@ class Repository:
             self._poller.cancel()
             await asyncio.gather(self._poller, return_exceptions=True)
         await self.worker.aclose()
-        self.engine.store.close()
+        await asyncio.to_thread(self.engine.store.close)
 
     def __enter__(self) -> Self:
         return self

@@ -44,6 +44,8 @@ import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dulwich.refs import Ref, check_ref_format
+
 from .base import Oid, RefUpdate
 from .syncing import FEW, fsync_path, sync_paths, syncfs
 
@@ -92,24 +94,32 @@ def parse(data: bytes, at: int = 0) -> tuple[Record, int] | None:
     body = data[start : start + size]
     if zlib.crc32(body, zlib.crc32(data[at + 8 : start])) != crc:
         return None
-    objects, updates = _parse_body(body)
+    try:
+        objects, updates = _parse_body(body)
+    except (struct.error, ValueError):  # somebody else made this, with a CRC that fits
+        return None
     return Record(objects, updates, epoch, number, when), start + size
 
 
 def _parse_body(body: bytes) -> tuple[list[tuple[Oid, bytes]], list[RefUpdate]]:
-    """Take apart what a right CRC says that we wrote."""
+    """Take a record apart; a name that leads out of `refs` is an error."""
     object_count, update_count = _COUNTS.unpack_from(body)
     at = _COUNTS.size
     objects: list[tuple[Oid, bytes]] = []
     for _ in range(object_count):
         raw, size = _OBJECT.unpack_from(body, at)
         at += _OBJECT.size + size
+        if at > len(body):
+            raise ValueError(f"expected {at} octets, found {len(body)}")
         objects.append((raw.hex(), body[at - size : at]))
     updates: list[RefUpdate] = []
     for _ in range(update_count):
         size, old, new = _UPDATE.unpack_from(body, at)
         at += _UPDATE.size + size
-        updates.append(RefUpdate(os.fsdecode(body[at - size : at]), _oid(old), _oid(new)))
+        name = body[at - size : at]
+        if at > len(body) or not name.startswith(b"refs/") or not check_ref_format(Ref(name)):
+            raise ValueError(f"expected the name of a reference, found {name!r}")
+        updates.append(RefUpdate(os.fsdecode(name), _oid(old), _oid(new)))
     return objects, updates
 
 

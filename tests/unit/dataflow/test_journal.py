@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import random
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -24,7 +27,8 @@ from dataflow.store.objects import EMPTY_TREE, FILE, Entry, Objects
 
 MAIN = HEADS + "main"
 oids = st.binary(min_size=20, max_size=20).filter(any).map(bytes.hex)
-updates = st.builds(RefUpdate, st.text(min_size=1, max_size=9), st.none() | oids, st.none() | oids)
+names = st.text("abcü", min_size=1, max_size=9).map(HEADS.__add__)
+updates = st.builds(RefUpdate, names, st.none() | oids, st.none() | oids)
 sample = st.builds(
     Record,
     st.lists(st.tuples(oids, st.binary(max_size=60)), max_size=4),
@@ -52,6 +56,20 @@ def test_damaged_record_is_none(record, data) -> None:
     assert parse(bytes(octets[:at])) is None
 
 
+@pytest.mark.parametrize("name", ["../x", "refs/../../x", "/etc/x", "refs/heads/a.lock", "HEAD"])
+def test_record_of_a_name_outside_is_none(name) -> None:
+    assert parse(Record([], [RefUpdate(name, None, head_of(1))]).emit()) is None
+
+
+@given(st.binary(max_size=80), st.integers(0, 9), st.integers(0, 9))
+def test_forged_record_is_none_or_parses(body, objects, updates) -> None:
+    body = struct.pack("<II", objects, updates) + body
+    rest = struct.pack("<IQIQ", len(body), 1, 0, 0)
+    octets = b"DFJ1" + struct.pack("<I", zlib.crc32(body, zlib.crc32(rest))) + rest + body
+    found = parse(octets)
+    assert found is None or found[0].updates == [] or updates
+
+
 def test_only_one_epoch_in_order_counts() -> None:
     a, b, c = (Record([], [], 5, n).emit() for n in range(3))
     assert [r.number for r in records(a + b + c + bytes(9))] == [0, 1, 2]
@@ -69,7 +87,7 @@ def test_halves_take_turns_and_what_they_tell_is_synced(tmp_path, monkeypatch) -
     monkeypatch.setattr(journal, "syncfs", lambda fd: synced.append([r.number for r in read(fd)]))
     j = Journal(str(tmp_path), segment=1000)
     for n in range(1, 40):
-        j.append([], [RefUpdate("r", head_of(n), head_of(n + 1))], sync=True)
+        j.append([], [RefUpdate("refs/r", head_of(n), head_of(n + 1))], sync=True)
         assert read(j._fd)[-1].updates[0].new == head_of(n + 1)
     assert len(synced) >= 3
     j.close()
@@ -96,14 +114,14 @@ def test_half_is_not_overwritten_before_the_other_is_durable(tmp_path, monkeypat
     def go_on() -> None:
         nonlocal done
         for n in range(1, 40):
-            j.append([], [RefUpdate("r", head_of(n), head_of(n + 1))], sync=True)
+            j.append([], [RefUpdate("refs/r", head_of(n), head_of(n + 1))], sync=True)
             done = n
 
     with pytest.raises(OSError, match="Input/output"):
         go_on()
     assert [r.updates[0].new for r in read(j._fd)] == [head_of(n + 1) for n in range(1, done + 1)]
     monkeypatch.undo()
-    j.append([], [RefUpdate("r", None, head_of(1))], sync=True)
+    j.append([], [RefUpdate("refs/r", None, head_of(1))], sync=True)
     j.close()
 
 
@@ -233,6 +251,61 @@ def test_lock_of_one_who_died_meanwhile_is_removed(tmp_path) -> None:
     assert ours.ref(MAIN) == third != second
     theirs.close()
     ours.close()
+
+
+def test_checkpoint_empties_the_journal(tmp_path) -> None:
+    store = DiskStore(tmp_path / "r.git")
+    commit(store, "0")
+    (name,) = (tmp_path / "r.git/dataflow").glob("journal-*")
+
+    def held() -> int:
+        with open(name, "rb") as f:
+            return len(read(f.fileno()))
+
+    assert held() == 1
+    store.checkpoint()
+    assert held() == 0
+    store.checkpoint()
+    commit(store, "1", store.ref(MAIN))
+    assert held() == 1
+    store.close()
+    assert held() == 0
+
+
+def test_large_objects_go_round_the_journal(tmp_path) -> None:
+    store = DiskStore(tmp_path / "r.git")
+    big = store.put(Kind.BLOB, random.Random(5).randbytes(3 << 20))
+    oid = commit(store, "0")
+    (record,) = read(store._journal._fd)
+    assert (record.objects, record.updates) == ([], [RefUpdate(MAIN, None, oid)])
+    assert store.get(big)[0] is Kind.BLOB
+    store.close()
+
+
+def test_without_fsync_there_is_no_journal(tmp_path) -> None:
+    store = DiskStore(tmp_path / "r.git", fsync=False)
+    commit(store, "0")
+    assert list((tmp_path / "r.git/dataflow").iterdir()) == []
+    store.close()
+
+
+async def test_idle_repository_is_checkpointed(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("dataflow.branch.worker.IDLE", 0.0)
+    async with Repository.open(tmp_path / "r.git") as repo:
+        done, loop = asyncio.Event(), asyncio.get_running_loop()
+        real = repo.engine.store.checkpoint
+
+        def checkpoint() -> None:
+            dirty = repo.engine.store._journal.dirty
+            real()
+            if dirty:
+                loop.call_soon_threadsafe(done.set)
+
+        repo.worker._idle = checkpoint
+        async with asyncio.timeout(30), repo.branch("main").transaction("x") as t:
+            t.write("f", b"1")
+        await done.wait()
+        assert not repo.engine.store._journal.dirty
 
 
 def random_group(repo, rng: random.Random, n: int) -> list[Job]:
