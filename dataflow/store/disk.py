@@ -56,6 +56,7 @@ class DiskStore:
         self.lock_timeout = lock_timeout
         self._repo = _open(self.path, create)
         self.git_dir = self._repo.controldir()
+        self.common_dir = self._repo.commondir()  # where references lie
         self._writer = LooseWriter(os.path.join(self._repo.commondir(), "objects"), fsync=fsync)
         self._pending: dict[Oid, tuple[Kind, bytes]] = {}
         self._pending_len = 0

@@ -187,7 +187,7 @@ def reflog_lines(hub: Hub, branch: str) -> AsyncIterator[Buffer]:
     async def line(change: Change) -> str:
         return "" if change.kind is ChangeKind.DELETED else change.commit
 
-    return Lines[Change](hub.repo.watch(branch, first_parent=True), line)
+    return Lines[Change](hub.repo.branch(branch).watch(first_parent=True), line)
 
 
 def tree_lines(hub: Hub, branch: str, path: Path) -> AsyncIterator[Buffer]:
@@ -206,4 +206,4 @@ def tree_lines(hub: Hub, branch: str, path: Path) -> AsyncIterator[Buffer]:
         last[:] = [found]
         return found
 
-    return Lines[Oid | None](hub.repo.follow(branch), line)
+    return Lines[Oid | None](hub.repo.follow(branch, b"/".join(path)), line)

@@ -178,7 +178,7 @@ async def test_head_live_waits_and_ends_each_read(tree, c) -> None:
         two = await tree.put(f="2")
         async with asyncio.timeout(5):
             assert bytes(await waiting) == two.encode() + b"\n"
-    assert not tree.repo._watches
+    assert tree.repo.statistics().watches == 0
 
 
 async def test_flushed_read_of_a_stream_loses_nothing(tree, c) -> None:
