@@ -19,6 +19,9 @@ from .watch import NewestWatch, Stream, Watch, place_of
 from .worker import Worker
 
 
+SETTLE = 0.005  # seconds from what inotify tells to the look
+
+
 @runtime_checkable
 class OnDisk(Protocol):
     """A store whose references are files below `common_dir`, which others may write."""
@@ -48,6 +51,7 @@ class Watching:
         self._streams: set[Stream] = set()
         self._events: RefEvents | None = None
         self._poller: Poller | None = None
+        self._settling: dict[str | None, asyncio.TimerHandle] = {}
 
     def start(self) -> None:
         """Begin, in the running loop."""
@@ -110,7 +114,7 @@ class Watching:
             return
         if self._events is None and is_local(store.common_dir):
             with contextlib.suppress(OSError):  # fs.inotify.max_user_instances
-                self._events = RefEvents(store.common_dir, self._kick)
+                self._events = RefEvents(store.common_dir, self._seen_outside)
         if self._poller is None:
             self._poller = Poller(self._poll_interval, self._heads, self._kick)
         if self._events is not None:
@@ -123,7 +127,15 @@ class Watching:
         found = await self._worker.read(self._engine.store.stat, names)
         return {name[len(HEADS) :]: oid for name, oid in found.items()}
 
+    def _seen_outside(self, branch: str | None) -> None:
+        """Look soon.  Our own commits show here before they are durable; then comes `moved`."""
+        if self._loop is not None and branch not in self._settling:
+            self._settling[branch] = self._loop.call_later(SETTLE, self._kick, branch)
+
     def _kick(self, branch: str | None) -> None:
+        timer = self._settling.pop(branch, None)
+        if timer is not None:
+            timer.cancel()
         for name in [branch] if branch is not None else list(self._feeds):
             feed = self._feeds.get(name)
             if feed is not None:
@@ -142,6 +154,9 @@ class Watching:
             self._stop_looking()
 
     def _stop_looking(self) -> None:
+        for timer in self._settling.values():
+            timer.cancel()
+        self._settling.clear()
         if self._events is not None:
             self._events.close()
             self._events = None
