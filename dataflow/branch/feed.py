@@ -79,7 +79,7 @@ class Feed:
         self._behind: set[Sleeper] = set()  # not in the log, waiting for it to move
         self._dirty = False
         self._task: asyncio.Task[None] | None = None
-        self._begun = self._seen = 0  # looks
+        self._begun = self._seen = self._failed = 0  # looks
 
     @property
     def cursor(self) -> Cursor:
@@ -107,8 +107,10 @@ class Feed:
 
     async def progress(self, sleeper: Sleeper) -> None:
         """Wait until the log or the head has moved."""
-        if self.error is not None:
-            raise self.error
+        self.check()
+        await self._wait(sleeper)
+
+    async def _wait(self, sleeper: Sleeper) -> None:
         self._behind.add(sleeper)
         try:
             await sleeper.sleep()
@@ -119,8 +121,13 @@ class Feed:
         """Wait until `goal` is a head that was read after this call."""
         wanted = self._begun + 1
         self.kick()
-        while self._seen < wanted and self.error is None:
-            await self.progress(sleeper)
+        while max(self._seen, self._failed) < wanted:
+            await self._wait(sleeper)
+
+    def check(self) -> None:
+        """Raise what the last look met."""
+        if self.error is not None:
+            raise self.error.with_traceback(None)
 
     def close(self) -> None:
         """Stop looking."""
@@ -135,6 +142,7 @@ class Feed:
             self.error = None
         except Exception as err:
             self.error = err
+            self._failed = self._begun
             self._wake(self.places.everything())
         finally:
             self._task = None

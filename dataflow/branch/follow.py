@@ -38,8 +38,7 @@ class Follower(Stream):
         while not self._closed:
             if self._last is _NEVER:
                 await self.feed.fresh(self)
-            if self.feed.error is not None:
-                raise self.feed.error
+            self.feed.check()
             if self._parked:
                 await self.sleep()
                 continue

@@ -105,18 +105,18 @@ class Watch(Stream):
 
     async def __anext__(self) -> Change:
         while not self._closed:
-            change = self._next()
+            change = self.next_nowait()
             if change is not None:
                 return change
             if self._walk is not None:
                 await self._step(self._walk)
-            elif self.feed.error is not None:
-                raise self.feed.error
             else:
+                self.feed.check()
                 await self.sleep()
         raise StopAsyncIteration
 
-    def _next(self) -> Change | None:
+    def next_nowait(self) -> Change | None:
+        """Return the next event if it is ready; None says only that it is not."""
         if self._ready:
             change = self._ready.popleft()
             self.cursor = Cursor.parse(change.cursor)
@@ -207,8 +207,7 @@ class NewestWatch(Stream):
             await self.feed.fresh(self)
             self._asked = True
         while not self._closed:
-            if self.feed.error is not None:
-                raise self.feed.error
+            self.feed.check()
             goal = self.feed.goal
             if goal is None and not self._gone:
                 self._gone = True

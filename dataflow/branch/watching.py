@@ -18,7 +18,6 @@ from .outside import SAFETY_INTERVAL, Poller, RefEvents, is_local
 from .watch import NewestWatch, Stream, Watch, place_of
 from .worker import Worker
 
-
 SETTLE = 0.005  # seconds from what inotify tells to the look
 
 
