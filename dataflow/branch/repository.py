@@ -17,6 +17,7 @@ from ..store.memory import MemoryStore
 from ..store.objects import Commit
 from ..tree.diff import Difference, diff
 from ..tree.merge import Driver
+from ..tree.overlay import Room
 from ..tree.paths import parse, text
 from .engine import DEFAULT_AUTHOR, Committed, Engine, check_branch
 from .follow import Follower
@@ -38,14 +39,20 @@ class Branch:
         """The newest commit, None while there is none."""
         return self._repo.engine.head(self.name)
 
-    def transaction(self, message: str = "", author: str | None = None) -> Transaction:
-        """Open a transaction on the branch's present head; `author` is `Name <mail>`."""
+    def transaction(
+        self, message: str = "", author: str | None = None, *, room: Room | None = None
+    ) -> Transaction:
+        """Open a transaction on the branch's present head; `author` is `Name <mail>`.
+
+        `room` (a `Budget`) bounds the memory that its edits may hold.
+        """
         return Transaction(
             self._repo.engine,
             self.name,
             message=message,
             author=author,
             worker=self._repo.worker,
+            room=room,
         )
 
     @overload

@@ -155,13 +155,20 @@ class Objects:
         return self.store.put(Kind.TREE, b"".join(serialize_tree(items)))
 
     def put_commit(
-        self, tree: Oid, parents: tuple[Oid, ...], author: str, message: str, when: int
+        self,
+        tree: Oid,
+        parents: tuple[Oid, ...],
+        author: str,
+        message: str,
+        when: int,
+        committer: str | None = None,
     ) -> Oid:
-        """Keep a commit in which author and committer are the same, in UTC."""
+        """Keep a commit, its times in UTC; the committer is the author if it is not given."""
         c = GitCommit()
         c.tree = ObjectID(tree.encode())
         c.parents = [ObjectID(p.encode()) for p in parents]
-        c.author = c.committer = author.encode("utf-8", "surrogateescape")
+        c.author = author.encode("utf-8", "surrogateescape")
+        c.committer = (committer or author).encode("utf-8", "surrogateescape")
         c.author_time = c.commit_time = when
         c.author_timezone = c.commit_timezone = 0
         c.message = message.encode("utf-8", "surrogateescape")
