@@ -27,7 +27,8 @@ from ..p9.tree import (
 )
 from ..store import objects as git
 from ..tree.paths import ROOT, Path, text
-from .base import Lease, answers
+from .base import answers
+from .lease import Lease
 from .ro import dir_mode
 
 _REGULAR = {git.FILE, git.EXECUTABLE}
@@ -74,6 +75,7 @@ class RwTree:
 
     def touch(self, path: Path, ns: int | None = None) -> None:
         """Note that something changed at `path`, now or at a given time."""
+        self.lease.used()
         self.lease.times[path] = self.lease.now_ns() if ns is None else ns
 
     def qid(self, path: Path) -> int:
