@@ -31,17 +31,21 @@ LOG_FILES_MAX = 1 << 16  # changed files in them; the newest event may have more
 class Sleeper(Parked):
     """A watch as its feed sees it: where it stands in the log, and whether its reader waits."""
 
-    __slots__ = ("_future", "cursor", "seq")
+    __slots__ = ("_future", "cursor", "parked", "seq")
 
     def __init__(self) -> None:
         self.seq = 0  # the next event to look at, while it is not parked
+        self.parked = False
         self.cursor = Cursor()
         self._future: asyncio.Future[None] | None = None
 
     def wake(self, seq: int, cursor: Cursor) -> None:
         """Go on with event `seq`, which stands behind `cursor`."""
         self.seq, self.cursor = seq, cursor
-        self.stir()
+        self.parked = False
+        future, self._future = self._future, None
+        if future is not None and not future.done():
+            future.set_result(None)
 
     def stir(self) -> None:
         """Let the reader look again."""

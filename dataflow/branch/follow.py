@@ -39,7 +39,7 @@ class Follower(Stream):
             if self._last is _NEVER:
                 await self.feed.fresh(self)
             self.feed.check()
-            if self._parked:
+            if self.parked:
                 await self.sleep()
                 continue
             self._park()

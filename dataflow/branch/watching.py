@@ -19,6 +19,7 @@ from .watch import NewestWatch, Stream, Watch, place_of
 from .worker import Worker
 
 SETTLE = 0.005  # seconds from what inotify tells to the look
+SETTLE_TRIES = 20  # how often that waits for a write of ours to end
 
 
 @runtime_checkable
@@ -126,10 +127,18 @@ class Watching:
         found = await self._worker.read(self._engine.store.stat, names)
         return {name[len(HEADS) :]: oid for name, oid in found.items()}
 
-    def _seen_outside(self, branch: str | None) -> None:
+    def _seen_outside(self, branch: str | None, tries: int = SETTLE_TRIES) -> None:
         """Look soon.  Our own commits show here before they are durable; then comes `moved`."""
         if self._loop is not None and branch not in self._settling:
-            self._settling[branch] = self._loop.call_later(SETTLE, self._kick, branch)
+            again = self._loop.call_later(SETTLE, self._settled, branch, tries)
+            self._settling[branch] = again
+
+    def _settled(self, branch: str | None, tries: int) -> None:
+        if self._worker.writing and tries:
+            del self._settling[branch]
+            self._seen_outside(branch, tries - 1)
+        else:
+            self._kick(branch)
 
     def _kick(self, branch: str | None) -> None:
         timer = self._settling.pop(branch, None)

@@ -22,13 +22,18 @@ class Worker:
     """Runs blocking functions off the loop."""
 
     def __init__(self) -> None:
+        self.writing = 0  # jobs asked for and not done
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="dataflow-write")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="dataflow-read")
 
     async def write(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `job` after all writes asked for before."""
         loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._writer, functools.partial(job, *args, **kwargs))
+        self.writing += 1
+        try:
+            return await loop.run_in_executor(self._writer, functools.partial(job, *args, **kwargs))
+        finally:
+            self.writing -= 1
 
     async def read(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `job`, which changes nothing, beside others."""
