@@ -120,9 +120,12 @@ class Engine:
         """Put a commit; its time is not before its parents', so that walks stay in order."""
         when = max([int(self.clock()), *(self.objects.commit(p).commit_time for p in parents)])
         ident = check_author(author) if author else self.author
-        clean = message.replace("\0", "").strip("\n") or "(no commit message)"
         by = check_author(committer) if committer else ident
-        return self.objects.put_commit(tree, tuple(parents), ident, clean + "\n", when, by)
+        return self.objects.put_commit(tree, tuple(parents), ident, self.clean(message), when, by)
+
+    def clean(self, message: str) -> str:
+        """Return a message as a commit has it."""
+        return (message.replace("\0", "").strip("\n") or "(no commit message)") + "\n"
 
     def advance(self, branch: str, commit: Oid, author: str | None = None) -> Committed:
         """Make the branch contain `commit`, merging where it moved on.

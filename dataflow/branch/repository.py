@@ -7,7 +7,7 @@ directory, a commit of another process) is seen by `outside`, while anything is 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Literal, Self, overload
 
@@ -142,6 +142,7 @@ class Repository:
         self.engine = Engine(store, author=author, driver=driver)
         self.worker = Worker()
         self.watching = Watching(self.engine, self.worker, poll_interval)
+        self._before_close: list[Callable[[], Awaitable[None]]] = []
 
     @classmethod
     def open(
@@ -194,6 +195,10 @@ class Repository:
         """
         return self.watching.follow(branch, path)
 
+    def before_close(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Have something done before the repository closes, while it can still be written."""
+        self._before_close.append(callback)
+
     def statistics(self) -> WatchStatistics:
         """Return how much is watched now."""
         return self.watching.statistics()
@@ -210,6 +215,8 @@ class Repository:
 
     async def aclose(self) -> None:
         """End all watches, finish the writes that run, and close the store."""
+        while self._before_close:
+            await self._before_close.pop()()
         await self.watching.aclose()
         await self.worker.aclose()
         self.engine.store.close()

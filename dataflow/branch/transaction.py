@@ -247,6 +247,16 @@ class Transaction:
         against = self.engine.resolve(commit) if commit else self.origin
         return tuple(diff(self.engine.objects, self.engine.tree(against).oid, self._open().store()))
 
+    def snapshot(self) -> Overlay:
+        """Return a copy of the tree, for another thread."""
+        return self._tree.copy()
+
+    def reset(self, tree: Oid, conflicts: Sequence[Path]) -> None:
+        """Begin again with a tree, in which `conflicts` are to be resolved."""
+        self._open().reset(tree)
+        self._conflicts = set(conflicts)
+        self.version += 1
+
     def close(self) -> None:
         """Give up; nothing is committed.  Closing again does nothing."""
         if self.state is State.OPEN:

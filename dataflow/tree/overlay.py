@@ -86,6 +86,24 @@ class Overlay:
         self._root = Node(root)
         self._hold(-self.held)
 
+    def copy(self) -> Overlay:
+        """Return a tree of its own with the same changes; its memory is not counted."""
+        made = Overlay(self.objects)
+        made._root = Node(self._root.base)
+        todo = [(self._root, made._root)]
+        while todo:
+            node, twin = todo.pop()
+            for name, child in node.names.items():
+                if isinstance(child, Node):
+                    twin.names[name] = below = Node(child.base)
+                    todo.append((child, below))
+                elif child is not None:
+                    data = None if child.data is None else bytearray(child.data)
+                    twin.names[name] = Leaf(child.mode, child.oid, data)
+                else:
+                    twin.names[name] = None
+        return made
+
     def _hold(self, octets: int) -> None:
         if self._room is not None:
             if octets > 0:

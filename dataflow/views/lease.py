@@ -6,11 +6,14 @@ connection outlives its work (a shell on a mount that everybody shares) writes `
 
 Where a client is hostile: an owner has a bounded number of transactions, and their edits a bounded
 number of octets, which are held in memory until the commit; so have all owners together.
+
+What survives the server: see `keeper`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import itertools
 import math
@@ -18,11 +21,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from ..branch import kept
 from ..branch.budget import Budget
 from ..branch.repository import Repository
 from ..branch.transaction import Transaction
 from ..errors import (
     AccessError,
+    DataflowError,
     ExistsError,
     NotFoundError,
     QuotaError,
@@ -31,6 +36,7 @@ from ..errors import (
 )
 from ..p9.tree import Context, Node, SessionScope
 from .identity import author_of, may_use, owner_of
+from .keeper import Keeper
 
 LEASE = 300.0  # seconds a transaction outlives the last connection that used it
 _numbers = itertools.count(1)
@@ -68,6 +74,7 @@ class Lease:
         self.opened_ns = self.now_ns()
         self._opened = self._used = self._loop.time()
         self._users: dict[SessionScope, Callable[[], object]] = {}
+        self.idle: Callable[[], object] = lambda: None  # called when its last connection ends
         self._timer: asyncio.TimerHandle | None = None
 
     def now_ns(self) -> int:
@@ -104,6 +111,20 @@ class Lease:
         self._users.pop(session, None)
         if not self._from_use:
             self.used()
+        self._arm()
+        if not self._users and not self.transaction.closed:
+            self.idle()
+
+    def describe(self, name: str) -> kept.Kept:
+        """Return what is to be known of it after a restart."""
+        t, seconds = self.transaction, self.seconds
+        return kept.keep(t, name, self.owner, seconds, self._from_use, self.opened_ns)
+
+    def revive(self, what: kept.Kept) -> None:
+        """Go on with what was kept: its lease begins anew."""
+        self.seconds, self._from_use = what.lease, what.from_use
+        self.opened_ns = what.opened_ns
+        self._opened -= max(0.0, (self.now_ns() - what.opened_ns) / 1e9)
         self._arm()
 
     def _arm(self) -> None:
@@ -179,37 +200,69 @@ class Leases:
         self._open: dict[tuple[str, str], Lease] = {}
         self._all = Budget(limits.octets)
         self._budgets: dict[str, tuple[Budget, set[tuple[str, str]]]] = {}
+        self._keeper = Keeper(repo)
+        self._restored = False
+        repo.before_close(self._save_all)
+
+    def restore(self) -> None:
+        """Open again, once, what a server before us kept; blocking, for the start."""
+        if self._restored:
+            return
+        self._restored = True
+        for what, tree in self._keeper.begin(self.limits.transactions):
+            with contextlib.suppress(DataflowError):
+                lease = self._make((what.branch, what.name), what.owner)
+                kept.revive(lease.transaction, what, tree)
+                lease.revive(what)
+
+    async def save(self, lease: Lease) -> None:
+        """Make an open transaction durable as it is now: it survives the server."""
+        for (_, name), found in list(self._open.items()):
+            if found is lease:
+                await self._keeper.save(lease.transaction, lease.describe(name))
+
+    async def _save_all(self) -> None:
+        for (_, name), lease in list(self._open.items()):
+            lease.end()
+            await self._keeper.save(lease.transaction, lease.describe(name))
+        await self._keeper.end()
 
     def of(self, branch: str) -> dict[str, Lease]:
         """Return the open transactions of a branch by name."""
+        self.restore()
         return {name: lease for (at, name), lease in self._open.items() if at == branch}
 
     def open(self, branch: str, name: str, ctx: Context) -> Lease:
         """Open a transaction; `ExistsError`, `QuotaError`."""
+        self.restore()
         key = (branch, name)
         if key in self._open:
             raise ExistsError(name)
-        owner, limits = owner_of(ctx), self.limits
-        what = "open transactions"
+        lease = self._make(key, owner_of(ctx))
+        author = author_of(ctx)
+        lease.transaction.author = lease.transaction.committer = author
+        lease.use(ctx.session)
+        return lease
+
+    def _make(self, key: tuple[str, str], owner: str) -> Lease:
+        limits, what = self.limits, "open transactions"
         if len(self._open) >= limits.transactions:
             raise QuotaError(1, len(self._open), limits.transactions, what)
-        budget, mine = self._budgets.get(owner) or (
-            Budget(limits.octets_per_owner, self._all),
-            set(),
-        )
+        found = self._budgets.get(owner)
+        budget, mine = found or (Budget(limits.octets_per_owner, self._all), set())
         if len(mine) >= limits.transactions_per_owner:
             raise QuotaError(1, len(mine), limits.transactions_per_owner, f"{what} of {owner}")
-        transaction = self._repo.branch(branch).transaction(author=author_of(ctx), room=budget)
-        transaction.committer = transaction.author
+        transaction = self._repo.branch(key[0]).transaction(room=budget)
         transaction.on_close(lambda: self._closed(key))
         lease = self._open[key] = Lease(limits, transaction, owner, self._repo.engine.clock)
+        lease.idle = lambda: self._keeper.later(transaction, lease.describe(key[1]))
         self._budgets[owner] = (budget, mine)
         mine.add(key)
-        lease.use(ctx.session)
         return lease
 
     def find(self, branch: str, name: str) -> Lease:
         """Return an open transaction; `NotFoundError`."""
+        self.restore()
         lease = self._open.get((branch, name))
         if lease is None:
             raise NotFoundError(name)
@@ -225,6 +278,7 @@ class Leases:
     def _closed(self, key: tuple[str, str]) -> None:
         lease = self._open.pop(key)
         lease.end()
+        self._keeper.drop(*key)
         _, mine = self._budgets[lease.owner]
         mine.discard(key)
         if not mine:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import json
 import logging
@@ -41,6 +43,9 @@ def repository_root(
     last connection that used it by `lease` seconds; `limits` says that and more.
     """
     hub = Hub(repo, limits or Limits(lease=lease))
+    with contextlib.suppress(RuntimeError):  # no loop runs: at the first use, then
+        asyncio.get_running_loop()
+        hub.leases.restore()
     debug = {"dataflow": debug_dir("dataflow")}
     return NamedDir(
         ("root",),

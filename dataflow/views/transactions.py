@@ -84,7 +84,7 @@ class TransactionDir(FixedDir):
         self._transaction: Transaction = lease.transaction
         self._key = ("transaction", str(lease.number))
         self._qid_path = path_id(*self._key)
-        self._rw = RwTree(lease)
+        self._rw = RwTree(hub.leases, lease)
         self._author: str | None = None
         self._ctl = command_file((*self._key, "ctl"), lease.control)
         self._merge = command_file((*self._key, "merge"), self._merges)

@@ -5,6 +5,7 @@ import os
 import pwd
 import random
 import socket
+from contextlib import asynccontextmanager
 
 import pytest
 import virtual
@@ -14,7 +15,9 @@ from dataflow import Repository
 from dataflow.aio.client import connect
 from dataflow.aio.server import Server
 from dataflow.branch.budget import Budget
+from dataflow.branch.kept import point
 from dataflow.errors import AccessError, DataflowError, NotFoundError, QuotaError, UsageError
+from dataflow.p9.const import OpenFlag
 from dataflow.p9.tree import Context, Peer, SessionScope
 from dataflow.store.memory import MemoryStore
 from dataflow.store.objects import Objects
@@ -293,3 +296,106 @@ async def test_looking_keeps_nothing_alive(tmp_path) -> None:
         async with asyncio.timeout(5):
             while await looker.listdir("branch/main/transactions"):
                 pass
+
+
+# What survives the server.
+
+
+@asynccontextmanager
+async def on_disk(path):
+    async with (
+        Repository.open(path, fsync=False) as repo,
+        Server(repository_root(repo)) as server,
+        connect(await server.listen_tcp("127.0.0.1", 0), uname="alice") as c,
+    ):
+        yield repo, c
+
+
+def kept_refs(repo) -> dict[str, str]:
+    return repo.engine.store.refs("refs/dataflow/")
+
+
+async def test_a_restart_keeps_open_transactions(tmp_path) -> None:
+    async with on_disk(tmp_path / "r") as (repo, c):
+        async with repo.branch("main").transaction("0") as t:
+            t.write("f", b"base")
+            t.write("d/x", b"1")
+        async with repo.branch("other").transaction("1") as t:
+            t.write("f", b"theirs")
+        other = repo.branch("other").head
+        await c.mkdir(T)
+        await c.write(f"{T}/msg", b"half way")
+        await c.write(f"{T}/author", b"B <b@b>")
+        await c.write(f"{T}/rw/new", b"kept", mode=0o755)
+        await c.remove(f"{T}/rw/d/x")
+        assert await c.command(f"{T}/merge", other) == b"f\n"
+        await c.command(f"{T}/ctl", "lease=1000")
+    async with on_disk(tmp_path / "r") as (repo, c):
+        assert await c.listdir("branch/main/transactions") == ["t"]
+        assert await c.read(f"{T}/msg") == b"half way"
+        assert await c.read(f"{T}/author") == b"B <b@b>\n"
+        assert await c.read(f"{T}/conflicts") == b"f\n"
+        assert await c.read(f"{T}/theirs/f") == b"theirs"
+        facts = (await c.read(f"{T}/lease")).decode()
+        assert "owner tcp:127.0.0.1\n" in facts
+        assert "lease 1000\n" in facts
+        await c.write(f"{T}/rw/f", b"both")
+        head = (await c.command(f"{T}/ctl", "commit")).decode().strip()
+        tree = repo.engine.tree(head)
+        assert tree.read(parse("new")) == b"kept"
+        assert set(tree.entries(())) == {b"f", b"new"}
+        commit = repo.engine.objects.commit(head)
+        assert (commit.author, commit.committer) == ("B <b@b>", "alice <alice@127.0.0.1>")
+        assert other in commit.parents
+    async with on_disk(tmp_path / "r") as (repo, c):
+        assert await c.listdir("branch/main/transactions") == []
+        assert kept_refs(repo) == {}
+
+
+async def test_fsync_keeps_it_and_close_takes_it_away(tmp_path) -> None:
+    async with on_disk(tmp_path / "r") as (repo, c):
+        await c.mkdir("branch/main")
+        await c.mkdir(T)
+        async with await c.open(f"{T}/rw/f", OpenFlag.RDWR | OpenFlag.CREAT) as f:
+            await f.write(0, b"1")
+            assert kept_refs(repo) == {}
+            await f.fsync()
+            (kept,) = kept_refs(repo).values()
+            await f.fsync()  # nothing new
+            assert list(kept_refs(repo).values()) == [kept]
+            # A server that dies now leaves this; the next one has it.
+            async with Repository.open(tmp_path / "r", fsync=False) as other:
+                second = Leases(other, Limits())
+                assert second.of("main") == {}  # we hold the lock
+        tree = repo.engine.objects.tree(repo.engine.objects.commit(kept).tree)
+        assert sorted(tree) == [b"meta.json", b"rw"]
+        await c.command(f"{T}/ctl", "close")
+    with Repository.open(tmp_path / "r") as repo:
+        assert kept_refs(repo) == {}
+
+
+async def test_a_commit_whose_server_died_at_once_is_not_offered_again(tmp_path) -> None:
+    async with on_disk(tmp_path / "r") as (repo, c):
+        await c.mkdir("branch/main")
+        await c.mkdir(T)
+        async with await c.open(f"{T}/rw/f", OpenFlag.RDWR | OpenFlag.CREAT) as f:
+            await f.write(0, b"1")
+            await f.fsync()
+        ((ref, kept),) = kept_refs(repo).items()
+        await c.command(f"{T}/ctl", "commit")
+    with Repository.open(tmp_path / "r") as repo:
+        point(repo.engine, ref, kept)  # as if it had not been taken away
+    async with on_disk(tmp_path / "r") as (repo, c):
+        assert await c.listdir("branch/main/transactions") == []
+
+
+async def test_damaged_ones_are_left_alone(tmp_path) -> None:
+    async with on_disk(tmp_path / "r") as (repo, c):
+        async with repo.branch("main").transaction("0") as t:
+            t.write("meta.json", b'{"branch": "x"}')
+        head = repo.branch("main").head
+    with Repository.open(tmp_path / "r") as repo:
+        point(repo.engine, "refs/dataflow/tx/" + "1" * 40, head)
+    async with on_disk(tmp_path / "r") as (repo, c):
+        assert await c.listdir("branch/main/transactions") == []
+        assert len(kept_refs(repo)) == 1
