@@ -33,6 +33,7 @@ from ..errors import (
 )
 from .base import HEADS, Kind, Oid, RefUpdate
 from .loose import LooseWriter, decode, fsync_directory, object_id
+from .reflog import Reflogs
 
 T = TypeVar("T")
 
@@ -58,6 +59,7 @@ class DiskStore:
         self.git_dir = self._repo.controldir()
         self.common_dir = self._repo.commondir()  # where references lie
         self._writer = LooseWriter(os.path.join(self._repo.commondir(), "objects"), fsync=fsync)
+        self._reflogs = Reflogs(self._repo, self.get)
         self._pending: dict[Oid, tuple[Kind, bytes]] = {}
         self._pending_len = 0
         self._lock = threading.Lock()  # dulwich's pack and packed-refs caches
@@ -151,6 +153,7 @@ class DiskStore:
             if self.fsync:
                 for directory in {os.path.dirname(self._ref_path(u.name)) for u in updates}:
                     self._sync_upward(directory)
+        self._reflogs.note(updates)
 
     def _ref_path(self, name: str) -> str:
         return os.path.join(self._repo.commondir(), name)

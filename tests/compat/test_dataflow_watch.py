@@ -193,3 +193,31 @@ async def commit_as_nobody(where: str) -> None:
         assert out == b"refused\n"
         (commit,) = await repo.branch("theirs").log()
         assert commit.author == f"nobody <nobody@{socket.gethostname()}>"
+
+
+def test_git_reflog_shows_our_moves(tmp_path, require) -> None:
+    require("git")
+    path = tmp_path / "r.git"
+
+    def commit(branch: str, n: int) -> None:
+        with (
+            Repository.open(path, author="A B <a@b>") as repo,
+            repo.branch(branch).transaction(f"number {n}\n\nmore") as t,
+        ):
+            t.write("f", str(n).encode())
+
+    git(tmp_path, "init", "-q", "--bare", "-b", "main", str(path))  # where git logs nothing
+    commit("main", 0)
+    assert not (path / "logs/refs/heads/main").exists()
+    git(path, "config", "core.logAllRefUpdates", "true")
+    commit("x/y", 1)
+    commit("main", 2)
+    commit("main", 3)
+    found = git(path, "reflog", "main", "--format=%gd %gn <%ge> %gs").splitlines()
+    assert found == [f"main@{{{1 - i}}} A B <a@b> commit: number {i + 2}" for i in (1, 0)]
+    assert git(path, "reflog", "x/y", "--format=%gs") == "commit (initial): number 1\n"
+    assert git(path, "rev-parse", "main@{1}") == git(path, "rev-parse", "main^")
+    with Repository.open(path) as repo:
+        repo.engine.delete("x/y")
+    assert not (path / "logs/refs/heads/x/y").exists()
+    assert git(path, "fsck") == ""
