@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -21,7 +21,8 @@ from ..store.disk import DiskStore
 from ..store.memory import MemoryStore
 from ..store.objects import Commit
 from ..tree.diff import Difference, diff
-from ..tree.merge import Driver
+from ..tree.drivers import Driver, Drivers
+from ..tree.merge import Options
 from ..tree.paths import parse, text
 from .engine import DEFAULT_AUTHOR, Committed, Engine, check_branch
 from .follow import Follower
@@ -116,10 +117,10 @@ class Repository:
         store: Store,
         *,
         author: str = DEFAULT_AUTHOR,
-        driver: Driver | None = None,
+        drivers: Mapping[str, Driver | str] | None = None,
         poll_interval: float = 0.05,
     ) -> None:
-        self.engine = Engine(store, author=author, driver=driver)
+        self.engine = Engine(store, author=author, merging=Options(Drivers(drivers)))
         self.worker = Worker()
         self.poll_interval = poll_interval
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -136,21 +137,27 @@ class Repository:
         fsync: bool = True,
         lock_timeout: float = 5.0,
         create: bool = True,
-        driver: Driver | None = None,
+        drivers: Mapping[str, Driver | str] | None = None,
         poll_interval: float = 0.05,
     ) -> Repository:
         """Open the repository at `path`; a bare one is made there if there is none.
 
         `fsync=False` trades durability for speed.  `lock_timeout` is how many seconds to wait for
-        another git's lock on a branch.
+        another git's lock on a branch.  `drivers` merge files by pattern, `{"*.json": "json"}`:
+        see `dataflow.tree.drivers`; they come before the tree's `.gitattributes`.
         """
         store = DiskStore(path, fsync=fsync, lock_timeout=lock_timeout, create=create)
-        return cls(store, author=author, driver=driver, poll_interval=poll_interval)
+        return cls(store, author=author, drivers=drivers, poll_interval=poll_interval)
 
     @classmethod
-    def memory(cls, *, author: str = DEFAULT_AUTHOR, driver: Driver | None = None) -> Repository:
+    def memory(
+        cls,
+        *,
+        author: str = DEFAULT_AUTHOR,
+        drivers: Mapping[str, Driver | str] | None = None,
+    ) -> Repository:
         """Make a repository that lives in memory."""
-        return cls(MemoryStore(), author=author, driver=driver)
+        return cls(MemoryStore(), author=author, drivers=drivers)
 
     def branch(self, name: str) -> Branch:
         """Return the branch of that name, which need not exist."""

@@ -15,8 +15,10 @@ from typing import Self, TypeVar
 from ..errors import ConflictsRemainError, TransactionClosedError, UsageError
 from ..store.base import Oid
 from ..store.objects import EMPTY_TREE, EXECUTABLE, FILE
+from ..tree.conflicts import Conflict
 from ..tree.diff import Difference, diff
 from ..tree.history import is_ancestor
+from ..tree.lastwriter import by_time
 from ..tree.merge import base_tree, merge_trees, resolve_lines
 from ..tree.overlay import Overlay, Stat
 from ..tree.paths import Path, parse, text
@@ -62,7 +64,7 @@ class Transaction:
         self.ours: Oid | None = None
         self.theirs: Oid | None = None
         self.base: Oid | None = None
-        self._conflicts: set[Path] = set()
+        self._conflicts: dict[Path, Conflict] = {}
         self._worker = worker
         self._on_close: list[Callable[[], object]] = []
         self.version = 0  # rises with each edit
@@ -83,6 +85,11 @@ class Transaction:
     def conflicts(self) -> tuple[str, ...]:
         """The paths that still conflict, sorted; writing or removing one resolves it."""
         return tuple(text(p) for p in sorted(self._conflicts))
+
+    @property
+    def conflict_details(self) -> tuple[Conflict, ...]:
+        """What still conflicts, as data, in the same order."""
+        return tuple(self._conflicts[p] for p in sorted(self._conflicts))
 
     def read(self, path: str | bytes, offset: int = 0, count: int | None = None) -> bytes:
         """Return a file's octets (a link's target)."""
@@ -165,7 +172,8 @@ class Transaction:
     def _edit(self, path: str | bytes) -> Overlay:
         tree = self._open()
         self.version += 1
-        self._conflicts = resolve_lines(self._conflicts, parse(path))
+        left = resolve_lines(set(self._conflicts), parse(path)) if self._conflicts else ()
+        self._conflicts = {p: self._conflicts[p] for p in left}
         return tree
 
     # Merging and committing; the blocking halves end in `_now`.
@@ -221,13 +229,15 @@ class Transaction:
     def _merge(self, tree: Overlay, theirs: Oid) -> None:
         objects, engine = self.engine.objects, self.engine
         first = self.parents[0] if self.parents else None
-        base = base_tree(objects, first, theirs, engine.driver) if first else EMPTY_TREE
+        base = base_tree(objects, first, theirs, engine.merging) if first else EMPTY_TREE
         ours = tree.store()
-        merged = merge_trees(objects, base, ours, objects.commit(theirs).tree, engine.driver)
+        newer = by_time(objects, first, ours, theirs) if first else None
+        other = objects.commit(theirs).tree
+        merged = merge_trees(objects, base, ours, other, engine.merging, newer)
         engine.store.flush()
-        self.ours, self.theirs, self.base = ours, objects.commit(theirs).tree, base
+        self.ours, self.theirs, self.base = ours, other, base
         tree.reset(merged.tree)
-        self._conflicts |= {c.path for c in merged.conflicts}
+        self._conflicts |= {c.path: c for c in merged.conflicts}
         self.version += 1
         if not any(is_ancestor(objects, theirs, p) for p in self.parents):
             self.parents.append(theirs)

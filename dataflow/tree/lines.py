@@ -67,7 +67,7 @@ def difference(
 
 
 def _script(changed_a: bytearray, changed_b: bytearray) -> list[Change]:
-    out = []
+    out: list[Change] = []
     i = j = 0
     size_a, size_b = len(changed_a) - 1, len(changed_b) - 1
     while True:

@@ -60,8 +60,8 @@ class MergedText:
 
 
 @dataclass(slots=True)
-class _Hunk:
-    """Lines (start, length) of base, ours and theirs; `side` 0 is a conflict, 1 ours, 2 theirs."""
+class Hunk:
+    """Lines (start, length) of base, ours and theirs; `side` 1 takes ours, 2 theirs, 0 clashes."""
 
     side: int
     i0: int
@@ -103,16 +103,18 @@ def merge_text(
         return MergedText(theirs, 0)
     budget = budget or Budget()
     b, o, t = split_lines(base), split_lines(ours), split_lines(theirs)
-    hunks = _hunks(difference(b, o, budget), difference(b, t, budget), o, t)
+    hunks = hunks_of(difference(b, o, budget), difference(b, t, budget), o, t)
     if style is not Style.DIFF3:
         hunks = _simplify(_refine(hunks, o, t, budget), o, join)
     writer = _Writer(b, o, t, style, favor, labels or Labels(), marker_size)
     return MergedText(writer.run(hunks), writer.conflicts)
 
 
-def _hunks(ours: list[Change], theirs: list[Change], o: Lines, t: Lines) -> list[_Hunk]:
-    """Walk both lists of changes together."""
-    out: list[_Hunk] = []
+def hunks_of(
+    ours: list[Change], theirs: list[Change], o: Sequence[object], t: Sequence[object]
+) -> list[Hunk]:
+    """Walk both lists of changes from one base together."""
+    out: list[Hunk] = []
     shift1 = shift2 = 0  # line numbers of ours and theirs minus those of the base, so far
     i = j = 0
     while i < len(ours) or j < len(theirs):
@@ -131,7 +133,7 @@ def _hunks(ours: list[Change], theirs: list[Change], o: Lines, t: Lines) -> list
     return out
 
 
-def _clash(out: list[_Hunk], x: Change, y: Change) -> None:
+def _clash(out: list[Hunk], x: Change, y: Change) -> None:
     """Append the conflict of two changes that touch, over all lines of either."""
     first, last = min(x.a0, y.a0), max(x.a1, y.a1)
     _append(
@@ -141,7 +143,7 @@ def _clash(out: list[_Hunk], x: Change, y: Change) -> None:
 
 
 def _append(
-    out: list[_Hunk], side: int, a0: int, a1: int, b0: int, b1: int, c0: int, c1: int
+    out: list[Hunk], side: int, a0: int, a1: int, b0: int, b1: int, c0: int, c1: int
 ) -> None:
     """Append a hunk, or widen the last one if both touch."""
     if out and (b0 <= out[-1].i1 + out[-1].n1 or c0 <= out[-1].i2 + out[-1].n2):
@@ -150,10 +152,10 @@ def _append(
             last.side = 0
         last.n0, last.n1, last.n2 = a1 - last.i0, b1 - last.i1, c1 - last.i2
     else:
-        out.append(_Hunk(side, a0, a1 - a0, b0, b1 - b0, c0, c1 - c0))
+        out.append(Hunk(side, a0, a1 - a0, b0, b1 - b0, c0, c1 - c0))
 
 
-def _refine(hunks: list[_Hunk], o: Lines, t: Lines, budget: Budget) -> list[_Hunk]:
+def _refine(hunks: list[Hunk], o: Lines, t: Lines, budget: Budget) -> list[Hunk]:
     """Take out of conflicts what both sides agree on."""
     out = []
     for h in hunks:
@@ -162,14 +164,14 @@ def _refine(hunks: list[_Hunk], o: Lines, t: Lines, budget: Budget) -> list[_Hun
             continue
         found = difference(o[h.i1 : h.i1 + h.n1], t[h.i2 : h.i2 + h.n2], budget)
         out += [
-            _Hunk(0, h.i0, h.n0, h.i1 + c.a0, c.a1 - c.a0, h.i2 + c.b0, c.b1 - c.b0) for c in found
+            Hunk(0, h.i0, h.n0, h.i1 + c.a0, c.a1 - c.a0, h.i2 + c.b0, c.b1 - c.b0) for c in found
         ]
     return out
 
 
-def _simplify(hunks: list[_Hunk], o: Lines, join: bool) -> list[_Hunk]:
+def _simplify(hunks: list[Hunk], o: Lines, join: bool) -> list[Hunk]:
     """Join conflicts with little between them: few markers read better than many."""
-    out: list[_Hunk] = []
+    out: list[Hunk] = []
     for h in hunks:
         last = out[-1] if out else None
         if last and not last.side and not h.side and _near(o[last.i1 + last.n1 : h.i1], join):
@@ -197,7 +199,7 @@ class _Writer:
         self.style, self.favor, self.labels, self.size = style, favor, labels, size
         self.conflicts = 0
 
-    def run(self, hunks: Sequence[_Hunk]) -> bytes:
+    def run(self, hunks: Sequence[Hunk]) -> bytes:
         """Return the whole text."""
         out: list[bytes] = []
         at = 0
@@ -207,7 +209,7 @@ class _Writer:
             at = h.i1 + h.n1
         return b"".join([*out, *self.ours[at:]])
 
-    def _hunk(self, h: _Hunk) -> Lines:
+    def _hunk(self, h: Hunk) -> Lines:
         ours, theirs = self.ours[h.i1 : h.i1 + h.n1], self.theirs[h.i2 : h.i2 + h.n2]
         if h.side == 1 or (not h.side and self.favor is Favor.OURS):
             return ours
@@ -228,7 +230,7 @@ class _Writer:
         name = b" " + label.encode("utf-8", "surrogateescape") if label else b""
         return sign * self.size + name + end
 
-    def _crlf(self, h: _Hunk) -> bool:
+    def _crlf(self, h: Hunk) -> bool:
         """Take the line end before the hunk on both sides and, of the base, the first one."""
         sides = ((self.ours, h.i1), (self.theirs, h.i2), (self.base, 0))
         found = [_has_crlf(lines, max(0, at - 1)) for lines, at in sides]
