@@ -69,6 +69,7 @@ class _Merger:
     level: int  # 0 for a merge, 1 and more for one of its bases
     conflicts: list[Conflict] = field(default_factory=list)
     moves: Moves = field(default_factory=Moves)
+    aside: dict[Path, dict[bytes, Entry]] = field(default_factory=dict)
 
     def root(self, b: Oid, o: Oid, t: Oid) -> Oid:
         if self.options.renames:
@@ -93,6 +94,7 @@ class _Merger:
                 out[name] = entry
             else:
                 out.pop(name, None)
+        out.update(self.aside.pop(path, {}))
         if out == ours:
             return o
         return self.objects.put_tree(out) if out else None
@@ -109,6 +111,10 @@ class _Merger:
         file = self.file(path, met or Meeting(_file(b), _file(o), _file(t)))
         if tree is None or file is None:
             return file or (Entry(DIRECTORY, tree) if tree else None)
+        if self.level:  # as Git: the file gets a name that no side has, renames may find it
+            label = _BASE_LABELS.ours if _file(o) else _BASE_LABELS.theirs
+            self.aside.setdefault(path[:-1], {})[path[-1] + b"~" + label.encode()] = file
+            return Entry(DIRECTORY, tree)
         del self.conflicts[before:]  # the path itself is the conflict, not what is below
         message = f"{text(path)} is a file on one side and a directory on the other"
         return self.conflict(Conflict(message, Kind.FILE_DIRECTORY, path, b, o, t), o or t)
@@ -146,15 +152,16 @@ class _Merger:
         """Return a conflict that a rename made."""
         assert met.conflict is not None
         names = " -> ".join(text(p) for p in met.names)
-        entry = met.ours or met.theirs
-        if met.conflict is Kind.RENAME_RENAME:
-            entry, _ = self.met(path, replace(met, conflict=None))
-            message = f"{text(met.names[0])} renamed to {' and to '.join(map(text, met.names[1:]))}"
-        elif met.conflict is Kind.RENAME_DELETE:
+        if met.conflict is Kind.RENAME_DELETE:
             message = f"{names}: renamed on one side, removed on the other"
+            return met.ours or met.theirs, _conflict(met.conflict, path, met, message)
+        entry, inner = self.content(path, replace(met, conflict=None))
+        if met.conflict is Kind.RENAME_RENAME:
+            message = f"{text(met.names[0])} renamed to {' and to '.join(map(text, met.names[1:]))}"
         else:
             message = f"{names}: renamed to a name that the other side took"
-        return entry, _conflict(met.conflict, path, met, message)
+        conflict = _conflict(met.conflict, path, met, message)
+        return entry, replace(conflict, marked=inner.marked if inner else None)
 
     def same_type(
         self, path: Path, met: Meeting, o: Entry, t: Entry
@@ -203,8 +210,8 @@ class _Merger:
         if marked is not None and best is not None:
             best = Entry(best.mode, self.objects.put_blob(marked)) if self._marks else best
         if self.level:
-            keep = marked is not None or conflict.kind is Kind.RENAME_RENAME
-            return best if keep else conflict.base
+            keep = conflict.kind in {Kind.RENAME_RENAME, Kind.RENAME_ADD}
+            return best if keep or marked is not None else conflict.base
         self.conflicts.append(conflict)
         if self.options.style is not None:
             return best

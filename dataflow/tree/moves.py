@@ -174,7 +174,7 @@ def _gone(
     objects: Objects, path: Path, b: Oid | None, o: Oid | None, t: Oid | None
 ) -> Iterator[Gone]:
     """Yield files of the base that one side no longer has and the other no longer has unchanged."""
-    if b is None or o in {b, t} or b == t:
+    if b is None or b in {o, t}:
         return
     base, ours, theirs = (objects.tree(x) if x else {} for x in (b, o, t))
     changed = {n for n, _ in base.items() ^ ours.items()}
@@ -185,7 +185,7 @@ def _gone(
             mine, other = _no_dir(mine), _no_dir(other)
             if mine is None or other is None:
                 yield (*path, name), mine, other
-        elif mine is None or other is None or mine != other:
+        else:
             below = (x.oid if x and x.is_dir else None for x in (was, mine, other))
             yield from _gone(objects, (*path, name), *below)
 
