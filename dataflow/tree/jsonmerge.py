@@ -52,10 +52,12 @@ class Layout:
         """Read a file's habits from its text."""
         newline = "\r\n" if "\r\n" in text else "\n"
         match = re.search(r"[{\[]\r?\n([ \t]*)\S", text)
+        spaced = re.search(r'":[ ]', text) is not None or '":' not in text
+        comma = re.search(r",( ?)", text)
         return cls(
             indent=match[1] if match else None,
-            comma="," if match or not re.search(r",[ ]", text) else ", ",
-            colon=": " if re.search(r'":[ ]', text) or '":' not in text else ":",
+            comma=comma[0] if comma else ", " if spaced else ",",
+            colon=": " if spaced else ":",
             ascii=text.isascii(),
             inline=bool(re.search(r"\[[^\n\[\]{}]*[^\s\[\]{}][^\n\[\]{}]*\]", text)),
             newline=newline,
@@ -165,7 +167,7 @@ class _Merger:
         at = 0
         for h in hunks_of(mine, other, ko, kt):
             if h.side == 0:
-                self.places.append(f"{place or '.'}[{h.i1}]")
+                self.places.append(f"{place}[{h.i1}]")
             out += o[at : h.i1]
             out += t[h.i2 : h.i2 + h.n2] if h.side == 2 else o[h.i1 : h.i1 + h.n1]
             at = h.i1 + h.n1

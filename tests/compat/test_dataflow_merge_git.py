@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from dataflow.store.disk import DiskStore
-from dataflow.store.objects import EXECUTABLE, FILE, SUBMODULE, SYMLINK, Entry, Objects
+from dataflow.store.objects import EXECUTABLE, FILE, SYMLINK, Objects
 from dataflow.tree.conflicts import Conflict, Kind
 from dataflow.tree.merge import Options, merge_commits
 from dataflow.tree.overlay import Overlay
 from dataflow.tree.paths import parse, text
-from dataflow.tree.tree import find
 from dataflow.tree.textmerge import Favor, Labels, Style, merge_text
+from dataflow.tree.tree import find
 
 pytestmark = [
     pytest.mark.compat,

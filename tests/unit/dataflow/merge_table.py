@@ -14,7 +14,7 @@ Files = dict[str, str | tuple[int, str]]
 
 A, B, C, D, E = ("".join(f"{c}{n}\n" for n in range(8)) for c in "ABCDE")
 STATES: dict[str, Files] = {
-    "–": {},
+    "-": {},
     "A": {"p": A},
     "A+x": {"p": (EXECUTABLE, A)},
     "B": {"p": B},
@@ -25,7 +25,7 @@ STATES: dict[str, Files] = {
     "dir'": {"p/f": E},
 }
 MERGED: dict[str, Files] = {"B+x": {"p": (EXECUTABLE, B)}, "C+x": {"p": (EXECUTABLE, C)}}
-BASES = ("–", "A", "link", "dir")
+BASES = ("-", "A", "link", "dir")
 
 A2, A3, A9 = (A.replace(f"A{n}", f"new{n}") for n in (0, 1, 7))
 STEPS: dict[str, Files] = {
@@ -72,7 +72,7 @@ def renamed(ours: str, theirs: str) -> str:
         content = CONTENT.get(objects.blob(entry.oid).decode(), "?")
         parts.append(f"{name}: **{kind}**" if kind else f"{name}={content}")
     assert not conflicts
-    return ", ".join(parts) or "–"
+    return ", ".join(parts) or "-"
 
 
 def matrix(corner: str, names: list[str], cell) -> list[str]:
