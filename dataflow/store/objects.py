@@ -152,7 +152,9 @@ class Objects:
         """Keep a tree, sorted the way Git sorts."""
         items = [(name, e.mode, ObjectID(e.oid.encode())) for name, e in entries.items()]
         items.sort(key=lambda i: i[0] + b"/" if i[1] == DIRECTORY else i[0])
-        return self.store.put(Kind.TREE, b"".join(serialize_tree(items)))
+        oid = self.store.put(Kind.TREE, b"".join(serialize_tree(items)))
+        self._trees.get(oid, lambda _: dict(entries))  # whoever reads it next need not parse it
+        return oid
 
     def put_commit(
         self, tree: Oid, parents: tuple[Oid, ...], author: str, message: str, when: int

@@ -20,6 +20,7 @@ from ..store.base import Oid
 from ..store.objects import DIRECTORY, EMPTY_TREE, EXECUTABLE, FILE, SYMLINK, Entry, Objects
 from .attributes import Attributes
 from .conflicts import Conflict, Kind
+from .diff import changed_names
 from .drivers import Drivers, Request, run
 from .history import merge_bases
 from .lastwriter import Newer, by_time
@@ -87,7 +88,7 @@ class _Merger:
                 return t
         base, ours, theirs = (self.objects.tree(x) if x else {} for x in (b, o, t))
         out = dict(ours)
-        for name in sorted(names.union(n for n, _ in base.items() ^ theirs.items())):
+        for name in sorted(names | changed_names(base, theirs)):
             below = (*path, name)
             entry = self.entry(below, base.get(name), ours.get(name), theirs.get(name))
             if entry is not None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from ..store.base import Oid
 from ..store.objects import Entry, Objects
 from .conflicts import Kind
-from .diff import diff
+from .diff import changed_names, diff
 from .paths import ROOT, Path
 from .renames import find_renames
 from .tree import find
@@ -177,8 +177,7 @@ def _gone(
     if b is None or b in {o, t}:
         return
     base, ours, theirs = (objects.tree(x) if x else {} for x in (b, o, t))
-    changed = {n for n, _ in base.items() ^ ours.items()}
-    changed &= {n for n, _ in base.items() ^ theirs.items()}
+    changed = changed_names(base, ours) & changed_names(base, theirs)
     for name in sorted(changed & base.keys()):
         was, mine, other = base[name], ours.get(name), theirs.get(name)
         if not was.is_dir:
