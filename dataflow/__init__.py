@@ -5,6 +5,7 @@ from .aio.server import Server
 from .branch.change import Change, ChangeKind, FileChange
 from .branch.engine import Committed
 from .branch.repository import Branch, Repository
+from .branch.together import MultiTransaction
 from .branch.transaction import Transaction
 from .branch.watch import Watch
 from .errors import (
@@ -14,6 +15,7 @@ from .errors import (
     NotFastForwardError,
     NotFoundError,
     PeerError,
+    RefChangedError,
     RefLockedError,
     UsageError,
 )
@@ -30,9 +32,11 @@ __all__ = [
     "DataflowError",
     "FileChange",
     "MergeConflictError",
+    "MultiTransaction",
     "NotFastForwardError",
     "NotFoundError",
     "PeerError",
+    "RefChangedError",
     "RefLockedError",
     "Repository",
     "Server",

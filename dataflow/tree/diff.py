@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..store.base import Oid
-from ..store.objects import DIRECTORY, Entries, Entry, Objects
+from ..store.objects import DIRECTORY, Entries, Entry, Objects, differing
 from .paths import ROOT, Path, text
 from .tree import find, walk
 
@@ -55,17 +55,8 @@ def _differ(
 
 
 def _differ_dirs(objects: Objects, path: Path, old: Entries, new: Entries) -> Iterator[Difference]:
-    for name in sorted(changed_names(old, new)):
+    for name in sorted(differing(old, new)):
         yield from _differ(objects, (*path, name), old.get(name), new.get(name))
-
-
-def changed_names(old: Entries, new: Entries) -> set[bytes]:
-    """Return the names under which two directories differ."""
-    get = old.get
-    found = {name for name, entry in new.items() if get(name) != entry}
-    if len(old) != len(new) or found:
-        found.update(old.keys() - new.keys())
-    return found
 
 
 def all_files(objects: Objects, root: Oid) -> dict[Path, Entry]:

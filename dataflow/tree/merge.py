@@ -17,10 +17,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from ..store.base import Oid
+from ..store.blocktree import differing
 from ..store.objects import DIRECTORY, EMPTY_TREE, EXECUTABLE, FILE, SYMLINK, Entry, Objects
 from .attributes import Attributes
 from .conflicts import Conflict, Kind
-from .diff import changed_names
 from .drivers import Drivers, Request, run
 from .history import merge_bases
 from .lastwriter import Newer, by_time
@@ -87,18 +87,17 @@ class _Merger:
             if b == o:
                 return t
         base, ours, theirs = (self.objects.tree(x) if x else {} for x in (b, o, t))
-        out = dict(ours)
-        for name in sorted(names | changed_names(base, theirs)):
-            below = (*path, name)
-            entry = self.entry(below, base.get(name), ours.get(name), theirs.get(name))
-            if entry is not None:
-                out[name] = entry
-            else:
-                out.pop(name, None)
-        out.update(self.aside.pop(path, {}))
-        if out == ours:
-            return o
-        return self.objects.put_tree(out) if out else None
+        changes: dict[bytes, Entry | None] = {}
+        for name in sorted(names.union(differing(base, theirs))):
+            mine = ours.get(name)
+            entry = self.entry((*path, name), base.get(name), mine, theirs.get(name))
+            if entry != mine:
+                changes[name] = entry
+        changes.update(self.aside.pop(path, {}))
+        if o is None:
+            made = {name: entry for name, entry in changes.items() if entry is not None}
+            return self.objects.put_tree(made) if made else None
+        return self.objects.edit_tree(o, changes) if changes else o
 
     def entry(self, path: Path, b: Entry | None, o: Entry | None, t: Entry | None) -> Entry | None:
         met = self.moves.at.get(path)
@@ -263,12 +262,19 @@ def _base_tree(objects: Objects, bases: list[Oid], options: Options, level: int)
     return tree
 
 
-def merge_commits(objects: Objects, ours: Oid, theirs: Oid, options: Options = DEFAULT) -> Merged:
-    """Merge two commits' trees over their common ancestor."""
-    base = base_tree(objects, ours, theirs, options)
+def merge_commits(
+    objects: Objects,
+    ours: Oid,
+    theirs: Oid,
+    options: Options = DEFAULT,
+    *,
+    base: Oid | None = None,
+) -> Merged:
+    """Merge two commits' trees over their common ancestor, `base` where it is known."""
+    common = objects.commit(base).tree if base else base_tree(objects, ours, theirs, options)
     tree, other = objects.commit(ours).tree, objects.commit(theirs).tree
     newer = by_time(objects, ours, tree, theirs)
-    return merge_trees(objects, base, tree, other, options, newer)
+    return merge_trees(objects, common, tree, other, options, newer)
 
 
 def resolve_lines(listed: set[Path], below: Path) -> set[Path]:

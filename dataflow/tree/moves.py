@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from ..store.base import Oid
+from ..store.blocktree import differing
 from ..store.objects import Entry, Objects
 from .conflicts import Kind
-from .diff import changed_names, diff
+from .diff import diff
 from .paths import ROOT, Path
 from .renames import find_renames
 from .tree import find
@@ -177,7 +178,7 @@ def _gone(
     if b is None or b in {o, t}:
         return
     base, ours, theirs = (objects.tree(x) if x else {} for x in (b, o, t))
-    changed = changed_names(base, ours) & changed_names(base, theirs)
+    changed = set(differing(base, ours)).intersection(differing(base, theirs))
     for name in sorted(changed & base.keys()):
         was, mine, other = base[name], ours.get(name), theirs.get(name)
         if not was.is_dir:

@@ -186,7 +186,7 @@ def test_json(base, ours, theirs, result) -> None:
 
 @pytest.mark.parametrize("bad", [b"{", b'{"a":1,"a":2}', b"[" * 100_000, b"\xff", b"", b"1e"])
 def test_what_is_no_json_is_merged_as_text(bad) -> None:
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError, match=r"."):
         merge_json(b"{}", bad, b'{"a": 1}')
     base, ours, theirs = {"f": "k\n{\n"}, {"f": "k\n{\n1\n"}, {"f": "0\nk\n{\n"}
     assert merge(base, ours, theirs, {"*": "json"}) == ({"f": "0\nk\n{\n1\n"}, {})
