@@ -7,7 +7,7 @@ client of it could depend on them; a path or an id follows after a colon.
 from __future__ import annotations
 
 import errno as _errno
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class DataflowError(Exception):
@@ -128,14 +128,19 @@ class NotFastForwardError(UsageError):
 
 
 class MergeConflictError(UsageError):
-    """Both sides changed the same paths (`paths`, `reason` of the first)."""
+    """Both sides changed the same paths (`paths`, `reason` of the first).
+
+    `conflicts` has them as data: `dataflow.tree.conflicts.Conflict`.
+    """
 
     errno = _errno.EBUSY
 
-    def __init__(self, paths: tuple[str, ...], reason: str) -> None:
+    def __init__(
+        self, paths: tuple[str, ...], reason: str, conflicts: tuple[Any, ...] = ()
+    ) -> None:
         shown = ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
         super().__init__(f"Merge conflict: {reason} ({shown})")
-        self.paths, self.reason = paths, reason
+        self.paths, self.reason, self.conflicts = paths, reason, conflicts
 
 
 class ConflictsRemainError(UsageError):

@@ -18,7 +18,8 @@ from ..store.memory import MemoryStore
 from ..store.objects import Commit
 from ..store.pack import LIMIT
 from ..tree.diff import Difference, diff
-from ..tree.merge import Driver
+from ..tree.drivers import Driver, Drivers
+from ..tree.merge import Options
 from ..tree.overlay import Room
 from ..tree.paths import parse, text
 from .engine import DEFAULT_AUTHOR, Committed, Engine, check_branch
@@ -147,10 +148,10 @@ class Repository:
         store: Store,
         *,
         author: str = DEFAULT_AUTHOR,
-        driver: Driver | None = None,
+        drivers: Mapping[str, Driver | str] | None = None,
         poll_interval: float = 0.05,
     ) -> None:
-        self.engine = Engine(store, author=author, driver=driver)
+        self.engine = Engine(store, author=author, merging=Options(Drivers(drivers)))
         self.worker = Worker(self.engine.groups.carry_out, store.checkpoint)
         self.watching = Watching(self.engine, self.worker, poll_interval)
         self._before_close: list[Callable[[], Awaitable[None]]] = []
@@ -164,7 +165,7 @@ class Repository:
         fsync: bool = True,
         lock_timeout: float = 5.0,
         create: bool = True,
-        driver: Driver | None = None,
+        drivers: Mapping[str, Driver | str] | None = None,
         poll_interval: float = 0.05,
         pack_limit: int = LIMIT,
     ) -> Repository:
@@ -173,17 +174,23 @@ class Repository:
         `fsync=False` trades durability for speed.  `lock_timeout` is how many seconds to wait for
         another git's lock on a branch.  `poll_interval` is how often references are read where
         the file system does not tell of changes.  More than `pack_limit` loose objects are packed
-        in the background (0: never).
+        in the background (0: never).  `drivers` merge files by pattern, `{"*.json": "json"}`: see
+        `dataflow.tree.drivers`; they come before the tree's `.gitattributes`.
         """
         store = DiskStore(
             path, fsync=fsync, lock_timeout=lock_timeout, create=create, pack_limit=pack_limit
         )
-        return cls(store, author=author, driver=driver, poll_interval=poll_interval)
+        return cls(store, author=author, drivers=drivers, poll_interval=poll_interval)
 
     @classmethod
-    def memory(cls, *, author: str = DEFAULT_AUTHOR, driver: Driver | None = None) -> Repository:
+    def memory(
+        cls,
+        *,
+        author: str = DEFAULT_AUTHOR,
+        drivers: Mapping[str, Driver | str] | None = None,
+    ) -> Repository:
         """Make a repository that lives in memory."""
-        return cls(MemoryStore(), author=author, driver=driver)
+        return cls(MemoryStore(), author=author, drivers=drivers)
 
     def branch(self, name: str) -> Branch:
         """Return the branch of that name, which need not exist."""
