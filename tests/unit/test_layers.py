@@ -44,7 +44,7 @@ LAYERS = {
         "engine",
         "image",
     ],
-    "dataflow": ["errors", "store", "tree", "branch", "p9", "views", "sync", "aio"],
+    "dataflow": ["errors", "store", "tree", "sync", "branch", "p9", "views", "aio"],
 }
 TOP = ("", "commands", "cli")
 
