@@ -173,8 +173,8 @@ class Repository:
         """Return the remote of that name, which need not be there; `remotes.add` makes one."""
         return self.remotes.remote(name)
 
-    async def _pulled(self, branch: str, commit: Oid, message: str) -> Oid:
-        return (await self.branch(branch).merge(commit, message)).head
+    async def _pulled(self, branch: str, commit: Oid) -> Oid:
+        return (await self.branch(branch).merge(commit)).head
 
     async def diff(self, old: str, new: str, path: str | bytes = "") -> Sequence[Difference]:
         """Return the files that differ between two commits or branches."""

@@ -38,8 +38,8 @@ TRANSFERS_MAX = 4  # at once; others wait for their turn
 TIMEOUT = 60.0  # seconds without an octet
 
 Progress = Callable[[str], object]
-Merge = Callable[[str, Oid, str], Awaitable[Oid]]
-"""(branch, commit, message) -> the branch's new head."""
+Merge = Callable[[str, Oid], Awaitable[Oid]]
+"""(branch, commit) -> the branch's new head."""
 
 
 class Threads(Protocol):
@@ -112,8 +112,7 @@ class Remote:
     ) -> Oid:
         """Fetch a branch and merge it into ours; return our new head.  `MergeConflictError`."""
         oid = await self.fetch(branch, progress=progress, timeout=timeout)
-        message = f"Merge branch '{branch}' of {self.name}"
-        return await self._remotes.merge(into or branch, oid, message)
+        return await self._remotes.merge(into or branch, oid)
 
     async def head(self) -> Oid | None:
         """Return the commit fetched last; after a restart, the newest of those fetched."""

@@ -23,11 +23,13 @@ from dulwich.client import (
     SubprocessSSHVendor,
     SubprocessWrapper,
     TCPGitClient,
+    TraditionalGitClient,
     check_transport_allowed,
     default_urllib3_manager,
     get_transport_and_path,
 )
 from dulwich.config import StackedConfig
+from dulwich.errors import GitProtocolError
 from dulwich.protocol import Protocol
 
 from ..errors import PeerError
@@ -42,41 +44,44 @@ class Token:
 
     def __init__(self, progress: Callable[[str], object] | None = None) -> None:
         self.octets = 0  # rises while something happens
+        self.connecting = False  # dulwich leaks the connection if a call from there raises
         self.timed = True  # False: silence means nothing (a local repository)
         self._progress = progress
         self.reason: str | None = None  # why it was stopped
         self._finished = False
-        self._closers: list[Callable[[], object]] = []
+        self._stops: list[Callable[[], object]] = []
+        self._finishes: list[Callable[[], object]] = []
         self._lock = threading.Lock()
 
     def stop(self, reason: str) -> None:
         """End the transfer, from any thread; the first reason counts."""
         with self._lock:
-            if self._finished:
-                return
-            if self.reason is None:
+            if self.reason is None and not self._finished:
                 self.reason = reason
-        self._close()
+            stops, self._stops = self._stops, []
+            for stop in stops:  # under the lock: `finish` must not release them meanwhile
+                stop()
+
+    def on_stop(self, stop: Callable[[], object]) -> None:
+        """Call `stop`, which must not wait, when the transfer is stopped; at once if it was."""
+        with self._lock:
+            if self.reason is None:
+                self._stops.append(stop)
+                return
+        stop()
+
+    def on_finish(self, close: Callable[[], object]) -> None:
+        """Call `close` in the transfer's thread when it is over."""
+        self._finishes.append(close)
 
     def finish(self) -> None:
-        """Release what `on_stop` was given; the transfer is over."""
+        """Release everything; the transfer is over."""
         with self._lock:
             self._finished = True
-        self._close()
-
-    def _close(self) -> None:
-        with self._lock:
-            closers, self._closers = self._closers, []
-        for close in closers:
-            close()
-
-    def on_stop(self, close: Callable[[], object]) -> None:
-        """Call `close` when the transfer is stopped; at once if it has been."""
-        with self._lock:
-            if self.reason is None and not self._finished:
-                self._closers.append(close)
-                return
-        close()
+            self._stops.clear()
+        while self._finishes:
+            with contextlib.suppress(OSError, GitProtocolError):
+                self._finishes.pop()()
 
     def check(self) -> None:
         """Raise if the transfer was stopped."""
@@ -86,7 +91,8 @@ class Token:
     def activity(self, count: int, kind: str) -> None:
         """Take note of octets that moved (dulwich's `report_activity`)."""
         self.octets += count
-        self.check()
+        if not self.connecting:
+            self.check()
 
     def progress(self, message: bytes) -> None:
         """Pass on a message of the other side or of dulwich."""
@@ -97,32 +103,30 @@ class Token:
             self._progress("".join(c if c.isprintable() else " " for c in text).strip())
 
 
-class _TCPClient(TCPGitClient):
-    """git:// whose socket a token can shut down."""
+def _watched(client: TraditionalGitClient, token: Token) -> None:
+    """Let `token` end the client's connection, and close it where dulwich forgets to."""
+    connect = client._connect
 
-    def __init__(self, made: TCPGitClient, token: Token) -> None:
-        super().__init__(
-            made._host,
-            made._port,
-            report_activity=token.activity,
-            proxy_command=made._proxy_command,
-        )
-        self._token = token
-
-    def _connect(
-        self, cmd: bytes, path: str | bytes, protocol_version: int | None = None
+    def watched(
+        cmd: bytes, path: str | bytes, protocol_version: int | None = None
     ) -> tuple[Protocol, Callable[[], bool], IO[bytes] | None]:
-        self._token.check()
-        made = super()._connect(cmd, path, protocol_version)
-        fd: Any = getattr(made[0].read, "__self__", None)  # the reader that dulwich made
-        if fd is not None:
-            twin = socket.socket(fileno=os.dup(fd.fileno()))
-            self._token.on_stop(lambda: _shut(twin))
+        token.check()
+        token.connecting = True
+        made = connect(cmd, path, protocol_version)
+        token.connecting = False
+        token.on_finish(made[0].close)
+        reader: Any = getattr(made[0].read, "__self__", None)
+        if isinstance(client, TCPGitClient) and reader is not None:
+            twin = socket.socket(fileno=os.dup(reader.fileno()))
+            token.on_stop(lambda: _shut(twin))
+            token.on_finish(twin.close)
         return made
+
+    client._connect = watched  # type: ignore[method-assign]
 
 
 def _shut(twin: socket.socket) -> None:
-    with contextlib.suppress(OSError), twin:
+    with contextlib.suppress(OSError):
         twin.shutdown(socket.SHUT_RDWR)
 
 
@@ -170,10 +174,10 @@ def open_client(
         pool_manager=manager,  # type: ignore[arg-type]
     )
     check_transport_allowed(client, config)
-    if isinstance(client, TCPGitClient):
-        return _TCPClient(client, token), path
     if isinstance(client, SSHGitClient):
         client.ssh_vendor = _SSHVendor(token)
+    if isinstance(client, TraditionalGitClient):
+        _watched(client, token)
     token.timed = not isinstance(client, LocalGitClient)
     return client, path
 
