@@ -42,7 +42,8 @@ Section = list[str]  # lines with their ends; the first is the header, but for w
 def check_remote(name: str) -> str:
     """Return `name` if git could have a remote of that name, else raise `InvalidNameError`."""
     ref = f"refs/remotes/{name}/x".encode("utf-8", "surrogateescape")
-    if not name or name.startswith("-") or not check_ref_format(ref):  # type: ignore[arg-type]
+    odd = not name or name.startswith("-") or re.search('[";#]', name)  # dulwich misreads these
+    if odd or not check_ref_format(ref):  # type: ignore[arg-type]
         raise InvalidNameError(f"{name!r} cannot be the name of a remote")
     return name
 

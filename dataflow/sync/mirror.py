@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..errors import DataflowError, PeerError
@@ -56,6 +57,8 @@ class AutoPush:
         self.backoff_max = backoff_max
         self.scan = scan
         self.timeout = timeout
+        self.on_result: Callable[[AutoPushStatistics], object] = lambda found: None
+        """Called after each push, whatever came of it."""
         self._remotes = remotes
         self._dirty: set[str] = set()
         self._seen: dict[str, Oid] = {}  # heads as of the last look
@@ -97,6 +100,7 @@ class AutoPush:
                 continue
             await asyncio.sleep(self.debounce if not failed else self._backoff(failed))
             failed = 0 if await self._push() else failed + 1
+            self.on_result(self.statistics())
 
     def _backoff(self, failed: int) -> float:
         return float(min(self.debounce * 2 ** min(failed, 20), self.backoff_max))
