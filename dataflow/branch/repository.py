@@ -20,6 +20,8 @@ from ..store.base import HEADS, Oid, Store
 from ..store.disk import DiskStore
 from ..store.memory import MemoryStore
 from ..store.objects import Commit
+from ..sync.mirror import AutoPush
+from ..sync.remote import Remote, Remotes
 from ..tree.diff import Difference, diff
 from ..tree.merge import Driver
 from ..tree.paths import parse, text
@@ -118,9 +120,12 @@ class Repository:
         author: str = DEFAULT_AUTHOR,
         driver: Driver | None = None,
         poll_interval: float = 0.05,
+        auto_push: str | None = None,
     ) -> None:
         self.engine = Engine(store, author=author, driver=driver)
         self.worker = Worker()
+        self.remotes = Remotes(store, self.worker, self._pulled)
+        self.auto_push = AutoPush(self.remotes, auto_push) if auto_push else None
         self.poll_interval = poll_interval
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watches: dict[str, set[Watch | Follower]] = {}
@@ -138,14 +143,18 @@ class Repository:
         create: bool = True,
         driver: Driver | None = None,
         poll_interval: float = 0.05,
+        auto_push: str | None = None,
     ) -> Repository:
         """Open the repository at `path`; a bare one is made there if there is none.
 
         `fsync=False` trades durability for speed.  `lock_timeout` is how many seconds to wait for
-        another git's lock on a branch.
+        another git's lock on a branch.  `auto_push` is a URL, or the name of a remote, that is
+        kept at what this repository has (see `sync.mirror`).
         """
         store = DiskStore(path, fsync=fsync, lock_timeout=lock_timeout, create=create)
-        return cls(store, author=author, driver=driver, poll_interval=poll_interval)
+        return cls(
+            store, author=author, driver=driver, poll_interval=poll_interval, auto_push=auto_push
+        )
 
     @classmethod
     def memory(cls, *, author: str = DEFAULT_AUTHOR, driver: Driver | None = None) -> Repository:
@@ -159,6 +168,13 @@ class Repository:
     async def branches(self) -> dict[str, Oid]:
         """Return all branches with their heads."""
         return await self.worker.read(self.engine.branches)
+
+    def remote(self, name: str) -> Remote:
+        """Return the remote of that name, which need not be there; `remotes.add` makes one."""
+        return self.remotes.remote(name)
+
+    async def _pulled(self, branch: str, commit: Oid) -> Oid:
+        return (await self.branch(branch).merge(commit)).head
 
     async def diff(self, old: str, new: str, path: str | bytes = "") -> Sequence[Difference]:
         """Return the files that differ between two commits or branches."""
@@ -211,6 +227,8 @@ class Repository:
             self._watches.pop(watch.branch, None)
 
     def _kick(self, branch: str) -> None:
+        if self.auto_push is not None:
+            self.auto_push.touch(branch)
         for watch in self._watches.get(branch, ()):
             watch.wake.set()
 
@@ -236,6 +254,8 @@ class Repository:
     async def __aenter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
         self.engine.moved = self._moved
+        if self.auto_push is not None:
+            self.auto_push.start()
         return self
 
     async def __aexit__(
@@ -251,6 +271,9 @@ class Repository:
         if self._poller is not None:
             self._poller.cancel()
             await asyncio.gather(self._poller, return_exceptions=True)
+        if self.auto_push is not None:
+            await self.auto_push.aclose()
+        self.remotes.close()
         await self.worker.aclose()
         self.engine.store.close()
 
@@ -265,6 +288,7 @@ class Repository:
     def close(self) -> None:
         """Close a repository that was used without a loop."""
         self._closed = True
+        self.remotes.close()
         self.worker.close()
         self.engine.store.close()
 

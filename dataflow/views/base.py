@@ -123,7 +123,6 @@ class Hub:
         self.lease = lease
         self.empty: dict[str, None] = {}
         self.leases: dict[tuple[str, str], Lease] = {}
-        self.remotes: dict[str, str] = {}
 
     def now_ns(self) -> int:
         """Return the present time in nanoseconds, by the repository's clock."""

@@ -44,7 +44,9 @@ LAYERS = {
         "engine",
         "image",
     ],
-    "dataflow": ["errors", "store", "tree", "branch", "p9", "fuse", "views", "sync", "aio", "mount"],
+    "dataflow": [
+        *("errors", "store", "tree", "sync", "branch", "p9", "fuse", "views", "aio", "mount"),
+    ],
 }
 TOP = ("", "commands", "cli")
 
