@@ -40,7 +40,9 @@ class Device:
         if helper is None:
             raise UsageError(f"{HELPER} is not installed: it is in the package fuse3")
         if not os.path.exists("/dev/fuse"):
-            raise UsageError("/dev/fuse does not exist: expected a kernel with FUSE (modprobe fuse)")
+            raise UsageError(
+                "/dev/fuse does not exist: expected a kernel with FUSE (modprobe fuse)"
+            )
         self.where = where
         self._ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with theirs:

@@ -93,7 +93,7 @@ class Held:
 class Inode:
     """One node that the kernel knows."""
 
-    __slots__ = ("held", "key", "kept_version", "lookups", "nodeid", "owners", "policy", "qid")
+    __slots__ = ("held", "kept_version", "key", "lookups", "nodeid", "owners", "policy", "qid")
 
     def __init__(self, nodeid: int, policy: Policy, qid: Qid, held: Held) -> None:
         self.nodeid = nodeid
@@ -124,7 +124,7 @@ class Inodes:
         return self._by_id.get(nodeid)
 
     def put(self, parent: Inode, name: str, fid: int, qid: Qid) -> Inode:
-        """Count that the kernel is told of a name, found at a new fid, which is ours from now on."""
+        """Count that the kernel is told of a name; the fid found there is ours from now on."""
         key = (parent.nodeid, name)
         inode = self._by_name.get(key)
         held = Held(fid, self._clunk)

@@ -2,9 +2,9 @@
 
 The kernel sends requests on a descriptor of /dev/fuse; each runs as a task that asks the 9P server
 and writes the answer back.  A process that waits in read(2) and gets a signal makes the kernel
-send FUSE_INTERRUPT: the task is cancelled, which flushes the server's request (Tflush), and answers
-EINTR.  libfuse and its bindings for Python are not used, for pyfuse3 drops FUSE_INTERRUPT and has no
-locks: a reader of `head.live` could not even be killed.
+send FUSE_INTERRUPT: the task is cancelled, which flushes the server's request (Tflush), and the
+answer is EINTR.  pyfuse3 is not used, for it drops FUSE_INTERRUPT, so that a reader of `head.live`
+could not even be killed, stops at 99 readers that wait, and has no locks.
 """
 
 from __future__ import annotations
@@ -44,11 +44,13 @@ _WANTED = (
     | Init.PARALLEL_DIROPS
     | Init.MAX_PAGES
 )
-_OPERATIONS: dict[int, Operation] = {
+_OPERATIONS: dict[Op, Operation] = {
     **ops_names.OPERATIONS,
     **ops_files.OPERATIONS,
     **ops_locks.OPERATIONS,
 }
+
+_KNOWN = frozenset(int(op) for op in Op)
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +172,7 @@ class Mount:
                 self._start(request)
 
     def _start(self, request: Request) -> None:
-        operation = _OPERATIONS.get(request.opcode)
+        operation = _OPERATIONS.get(Op(request.opcode)) if request.opcode in _KNOWN else None
         if operation is None:
             self._answer(request, [], errno.ENOSYS)
             return
