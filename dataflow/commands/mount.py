@@ -97,6 +97,10 @@ def _tell_ready(options: Options, ready: int | None) -> None:
         return
     os.write(ready, str(os.getpid()).encode())
     os.close(ready)
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(null, standard)
+    os.close(null)
 
 
 def _tell_end(options: Options, found: Mount, why: str, clean: bool) -> None:

@@ -75,6 +75,7 @@ class Mount:
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._live: set[int] = set()  # requests that may wait for ever
         self._requests = self._interrupted = 0
+        self._clean: bool | None = None  # how it ended
         self._write_max = min(WRITE_MAX, remote.channel.session.io_max) & ~4095
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(device.fd, self._readable)
@@ -111,16 +112,18 @@ class Mount:
         )
 
     async def close(self) -> bool:
-        """Unmount; False if files were open, whose processes get ENOTCONN or EIO from now on."""
+        """Unmount; False if files were open, whose processes get errors from now on.  Idempotent."""
+        if self._clean is not None:
+            return self._clean
         self._gone.cancel()
         # Off the loop, for the kernel may ask us for something before it lets go.
-        clean = await asyncio.to_thread(self._device.detach)
+        self._clean = await asyncio.to_thread(self._device.detach)
         self._loop.remove_reader(self._device.fd)
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), self._gone, return_exceptions=True)
         await asyncio.to_thread(self._device.close)
-        return clean
+        return self._clean
 
     async def _watch_server(self) -> None:
         await self._remote.channel.closed.wait()
