@@ -209,7 +209,11 @@ class RemoteTree:
         return found
 
     async def _resolve(self, name: str) -> str:
-        head = name if _HASH.fullmatch(name) else await self._head(name)
+        if _HASH.fullmatch(name):
+            with _named(f"commit {name}"):
+                await self._client.stat(f"snapshots/{name}")
+            return name
+        head = await self._head(name)
         if not head:
             raise NotFoundError(f"branch {name}")
         return head

@@ -113,7 +113,9 @@ def test_the_log_can_be_read_while_it_grows(project: Project) -> None:
     log = project.db / "branch" / "ci" / commit / "transactions" / "build" / "rw" / "ci.log"
     with project.ci() as ci:
         with gate.open("w") as words:  # opens when the build is there
-            assert subprocess.run(["cat", log], capture_output=True, check=True).stdout == b"first\n"
+            assert (
+                subprocess.run(["cat", log], capture_output=True, check=True).stdout == b"first\n"
+            )
             words.write("second\n")
         assert verdicts(ci, 1) == [f"{commit} PASSED"]
     assert project.result(commit) == ("PASSED", "first\nsecond\nlast")

@@ -1,4 +1,4 @@
-"""`dataflow mount` under the real kernel: files, streams and signals, locks, and every way to end."""
+"""`dataflow mount` under the real kernel: files, streams, signals, locks, and all ways to end."""
 
 from __future__ import annotations
 
@@ -281,9 +281,7 @@ def test_a_server_that_goes_takes_the_mount_along(tmp_path: Path) -> None:
     assert os.listdir(tmp_path / "db") == []
 
 
-def test_a_dead_directory_says_what_to_do(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_dead_directory_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def dead(path: str) -> list[str]:
         raise OSError(errno.ENOTCONN, os.strerror(errno.ENOTCONN))
 
