@@ -10,7 +10,7 @@ from ..branch.change import Change
 from ..branch.engine import Committed
 from ..branch.repository import Repository
 from ..branch.transaction import Transaction
-from ..errors import NotFoundError, UsageError
+from ..errors import ConflictsRemainError, MergeConflictError, NotFoundError, UsageError
 from ..store.objects import DIRECTORY, EXECUTABLE, SYMLINK
 from ..tree.paths import parse, text
 from ..tree.tree import Tree as GitTree
@@ -59,7 +59,10 @@ class LocalTree:
 
     async def merge(self, branch: str, other: str, message: str) -> Result:
         """Merge a branch or a commit into a branch."""
-        return _result(await self._repo.branch(branch).merge(other, message))
+        try:
+            return _result(await self._repo.branch(branch).merge(other, message))
+        except ConflictsRemainError as err:
+            raise MergeConflictError(err.paths, "Changed on both branches") from err
 
     async def log(self, at: str, limit: int | None) -> AsyncIterator[Commit]:
         """Yield the own line of commits, newest first."""
@@ -116,6 +119,8 @@ def _apply(t: Transaction, edit: Edit) -> None:
     elif isinstance(edit, Remove):
         t.remove(edit.path, recursive=edit.recursive)
     elif isinstance(edit, Move):
+        if parse(edit.new)[:-1]:
+            t.mkdir(text(parse(edit.new)[:-1]), parents=True)
         t.rename(edit.old, edit.new)
     else:
         t.mkdir(edit.path, parents=True)

@@ -1,4 +1,4 @@
-"""`dataflow mount` under the real kernel: files, streams, signals, locks, and all ways to end."""
+"""`dataflow mount` under the real kernel: files, streams, signals, locks, all ways to end."""
 
 from __future__ import annotations
 
