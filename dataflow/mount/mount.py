@@ -112,7 +112,7 @@ class Mount:
         )
 
     async def close(self) -> bool:
-        """Unmount; False if files were open, whose processes get errors from now on.  Idempotent."""
+        """Unmount; False if files were open, whose processes get errors from now on."""
         if self._clean is not None:
             return self._clean
         self._gone.cancel()

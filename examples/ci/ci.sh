@@ -42,3 +42,5 @@ while read -r head; do # blocks until the branch moves; what lies between is fou
     start=$(head_of ci/start)
     for commit in $(todo "$head"); do build "$commit" "$@"; done
 done <"$db/$branch/head.live"
+echo "ci: $db is gone" >&2 # mount it and start again: nothing is lost
+exit 1
