@@ -210,6 +210,40 @@ class RefLockedError(PeerError):
         self.path, self.age, self.waited = path, age, waited
 
 
+class RemoteUrlError(UsageError):
+    """A remote has no URL yet."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"error: remote url is not defined: {name}")
+        self.name = name
+
+
+class NoRemoteHeadError(PeerError):
+    """The other repository has no branch of that name."""
+
+    errno = _errno.ENOENT
+
+    def __init__(self, url: str, branch: str) -> None:
+        super().__init__(f"error: no head to fetch: {url} has no branch {branch!r}")
+        self.url, self.branch = url, branch
+
+
+class CannotFetchError(PeerError):
+    """Fetching failed: the other side, or the way to it."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"error: cannot fetch {url}: {reason}")
+        self.url, self.reason = url, reason
+
+
+class CannotPushError(PeerError):
+    """Pushing failed: the other side refused it, or the way to it is broken."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"error: cannot push to {url}: {reason}")
+        self.url, self.reason = url, reason
+
+
 class HistoryTooDeepError(PeerError):
     """A walk through history met its bound before it had an answer."""
 

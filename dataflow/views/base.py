@@ -71,7 +71,6 @@ class Hub:
         self.repo = repo
         self.empty: dict[str, None] = {}
         self.leases = Leases(repo, limits or Limits())
-        self.remotes: dict[str, str] = {}
 
     def now_ns(self) -> int:
         """Return the present time in nanoseconds, by the repository's clock."""

@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
 import logging
-from collections.abc import Sequence
 
 from ..branch.repository import Repository
-from ..errors import ExistsError, InvalidHashError, NotFoundError, UsageError
-from ..p9.errors import P9Error
+from ..errors import InvalidHashError, NotFoundError, UsageError
 from ..p9.nodes import StaticFile
-from ..p9.tree import Context, Directory, Entry, Node
+from ..p9.tree import Context, Directory, Node
 from ..store import objects as git
 from ..store.base import Kind, Oid
 from .base import Hub, NamedDir, answers
 from .branches import BranchesDir
 from .files import LETTERS, EditFile, TextFile
 from .lease import LEASE, Limits
+from .remotes import RemotesDir
 from .ro import TreeDir, file_node, fixed_source
 from .transactions import DiffDir, lines, tree_differs
 
-REMOTES_MAX = 256
 _MODES = {letter: mode for mode, letter in LETTERS.items()}
 _LEVELS = {
     "debug": logging.DEBUG,
@@ -135,71 +132,6 @@ class TreesDir(Directory):
         if mode == git.DIRECTORY:
             return TreeDir(self._hub, "trees/" + name, fixed_source(oid))
         return file_node(self._hub, ("trees", name), git.Entry(mode, oid), 0)
-
-
-class RemotesDir(Directory):
-    """remotes/<R>/url: names for other repositories, in memory for now; fetch is not there yet."""
-
-    mode = 0o755
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-
-    def _node(self, name: str) -> Node:
-        remotes = self._hub.remotes
-
-        async def head() -> bytes:
-            return b"\n"
-
-        key = ("remotes", name)
-        return NamedDir(
-            key,
-            {
-                "url": EditFile(
-                    (*key, "url"),
-                    lambda: remotes.get(name, ""),
-                    lambda text: remotes.__setitem__(name, text),
-                ),
-                "head": TextFile((*key, "head"), head),
-            },
-        )
-
-    @answers
-    async def lookup(self, name: str, ctx: Context) -> Node:
-        """Return a remote."""
-        if name not in self._hub.remotes:
-            raise NotFoundError(name)
-        return self._node(name)
-
-    @answers
-    async def entries(self, ctx: Context) -> Sequence[Entry]:
-        """Return the remotes."""
-        return [Entry(name, self._node(name).qid) for name in self._hub.remotes]
-
-    @answers
-    async def mkdir(self, name: str, mode: int, ctx: Context) -> Node:
-        """Add a remote."""
-        if name in self._hub.remotes:
-            raise ExistsError(name)
-        if len(self._hub.remotes) >= REMOTES_MAX:
-            raise UsageError(f"more than {REMOTES_MAX} remotes")
-        self._hub.remotes[name] = ""
-        return self._node(name)
-
-    @answers
-    async def unlink(self, name: str, is_dir: bool, ctx: Context) -> None:
-        """Remove a remote."""
-        if self._hub.remotes.pop(name, None) is None:
-            raise NotFoundError(name)
-
-    @answers
-    async def rename(self, name: str, to: Directory, new_name: str, ctx: Context) -> None:
-        """Rename a remote."""
-        if to is not self:
-            raise P9Error(errno.EXDEV)
-        if new_name in self._hub.remotes:
-            raise ExistsError(new_name)
-        self._hub.remotes[new_name] = self._hub.remotes.pop(name)
 
 
 def commit_or_missing(hub: Hub, name: str) -> git.Commit:
