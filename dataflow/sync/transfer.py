@@ -29,8 +29,8 @@ from ..errors import (
 )
 from ..store.base import HEADS, Kind, Oid, Store
 from ..store.disk import DiskStore
-from ..store.loose import fsync_directory
 from ..store.objects import Objects
+from ..store.syncing import fsync_path
 from ..tree.history import is_ancestor
 from .transport import Token, open_client, shown
 
@@ -134,7 +134,7 @@ def fetch(store: Store, url: str, branch: str, token: Token, timeout: float) -> 
 def _arrived(store: Store, repo: Repo | MemoryRepo) -> list[Object]:
     if isinstance(repo, Repo):
         if isinstance(store, DiskStore) and store.fsync:
-            fsync_directory(os.path.join(repo.commondir(), "objects", "pack"))
+            fsync_path(os.path.join(repo.commondir(), "objects", "pack"))
         return []
     new = (oid for oid in repo.object_store if not store.has(oid.decode()))
     raw = (repo.object_store.get_raw(oid) for oid in new)
