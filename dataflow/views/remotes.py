@@ -25,14 +25,12 @@ from ..p9.tree import (
 from ..store.base import Oid
 from ..sync.config import URL_MAX
 from ..sync.remote import Remote
-from .base import FixedDir, Hub, answers
+from .base import DirsOnly, FixedDir, Hub, answers
 from .files import Lines, command_file
 
 
-class RemotesDir(Directory):
+class RemotesDir(DirsOnly):
     """The remotes of the repository's config.  A name with a slash is no name here: not shown."""
-
-    mode = 0o755
 
     def __init__(self, hub: Hub) -> None:
         self._remotes = hub.repo.remotes
