@@ -86,6 +86,8 @@ class Objects:
         self, store: Store, *, trees: int = 4096, commits: int = 16384, sizes: int = 65536
     ) -> None:
         self.store = store
+        # The commits at which a shallow clone was cut: their parents are not there.
+        self._shallow: frozenset[Oid] = getattr(store, "shallow", frozenset())
         self._trees: Cache[Oid, Entries] = Cache(trees)
         self._commits: Cache[Oid, Commit] = Cache(commits)
         self._sizes: Cache[Oid, int] = Cache(sizes)
@@ -116,7 +118,7 @@ class Objects:
             return Commit(
                 oid,
                 raw.tree.decode(),
-                tuple(p.decode() for p in raw.parents),
+                () if oid in self._shallow else tuple(p.decode() for p in raw.parents),
                 _text(raw.author),
                 _text(raw.committer),
                 raw.author_time,
