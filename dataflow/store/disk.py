@@ -32,6 +32,7 @@ from ..errors import (
     RefLockedError,
 )
 from .base import HEADS, Kind, Oid, RefUpdate
+from .format import check_format, read_shallow
 from .loose import LooseWriter, decode, fsync_directory, object_id
 
 T = TypeVar("T")
@@ -55,8 +56,8 @@ class DiskStore:
         self.fsync = fsync
         self.lock_timeout = lock_timeout
         self._repo = _open(self.path, create)
+        self.shallow = read_shallow(self._repo)
         self.git_dir = self._repo.controldir()
-        self.shallow = frozenset(oid.decode() for oid in self._repo.get_shallow())
         self._writer = LooseWriter(os.path.join(self._repo.commondir(), "objects"), fsync=fsync)
         self._pending: dict[Oid, tuple[Kind, bytes]] = {}
         self._pending_len = 0
@@ -242,26 +243,11 @@ class DiskStore:
 
 def _open(path: str, create: bool) -> Repo:
     try:
-        repo = Repo(path)
-        check_format(path, repo)
-        return repo
+        return check_format(Repo(path))
     except NotGitRepository:
         if not create or (os.path.isdir(path) and os.listdir(path)):
             raise PeerError(f"{path}: expected a Git repository or an empty directory") from None
     return Repo.init_bare(path, mkdir=not os.path.isdir(path), default_branch=b"main")
-
-
-def check_format(path: str, repo: Repo) -> None:
-    """Refuse what other Gits keep in ways of their own: SHA-256 objects, reftables."""
-    config = repo.get_config()
-    for name, usual in (("objectFormat", b"sha1"), ("refStorage", b"files")):
-        try:
-            found = config.get((b"extensions",), name.encode()).lower()
-        except KeyError:
-            continue
-        if found != usual:
-            repo.close()
-            raise PeerError(f"{path}: {name} is {found.decode()}, expected {usual.decode()}")
 
 
 def _age(path: str) -> float:
