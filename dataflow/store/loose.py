@@ -94,17 +94,19 @@ class LooseWriter:
             raise
         if self.fsync:
             for directory in directories:
-                fsync_directory(directory)
+                with contextlib.suppress(FileNotFoundError):  # packed already, by another git
+                    fsync_directory(directory)
 
     def _temporary(self, path: str, octets: bytes) -> str:
         directory = os.path.dirname(path)
         name = f"{directory}/tmp_obj_{os.getpid():x}_{next(_counter):x}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            fd = os.open(name, flags, 0o444)
-        except FileNotFoundError:
-            self._mkdir(directory)
-            fd = os.open(name, flags, 0o444)
+        fd = -1
+        while fd < 0:
+            try:
+                fd = os.open(name, flags, 0o444)
+            except FileNotFoundError:  # it is not there, or `git gc` just removed it, being empty
+                self._mkdir(directory)
         try:
             _write_all(fd, octets)
             if self.fsync:

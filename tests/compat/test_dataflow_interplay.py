@@ -8,7 +8,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import CGIHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -59,20 +59,26 @@ def fsck_in_use(path: Path) -> None:
         assert tries(path, "cat-file", "-e", words[2]), line
 
 
-def upkeep(path: Path, work: Path, copy: Path, rounds: int) -> dict[str, int]:
-    """Do to a repository in use what people do to one, over and over."""
+def upkeep(path: Path, work: Path, copy: Path, hold: Callable[[bool], object]) -> dict[str, int]:
+    """Do to a repository in use what people do to one, over and over.
+
+    A push that was refused three times lets the writers pause (`hold`): git is slow, they are not.
+    """
     counts = {"pushed": 0, "refused": 0, "worktree": 0}
-    for i in range(rounds):
+    for i in range(ROUNDS):
         git(path, "pack-refs", "--all")
         (copy / f"git{i}").write_text("x")
         git(copy, "add", ".")
         git(copy, "commit", "-qm", f"git {i}")
-        for _ in range(40):
+        for attempt in range(20):
+            if attempt == 3:
+                hold(True)
             if tries(copy, "push", "-q", "origin", "HEAD:main"):
                 counts["pushed"] += 1
                 break
             counts["refused"] += 1  # not a fast-forward: we were faster
             git(copy, "pull", "-q", "--no-rebase", "--no-edit", "origin", "main")
+        hold(False)
         git(path, "repack", "-adq")
         (work / f"w{i}").write_text("x")
         git(work, "add", ".")
@@ -94,7 +100,14 @@ async def test_git_at_work_beside_four_writers(tmp_path) -> None:
     async with Repository.open(path, lock_timeout=20) as repo, asyncio.timeout(110):
         main, side = repo.branch("main"), repo.branch("side")
         watch, side_watch = main.watch(), side.watch()
-        busy = asyncio.ensure_future(asyncio.to_thread(upkeep, path, work, copy, ROUNDS))
+        free = asyncio.Event()
+        free.set()
+        loop = asyncio.get_running_loop()
+
+        def hold(on: bool) -> None:
+            loop.call_soon_threadsafe(free.clear if on else free.set)
+
+        busy = asyncio.ensure_future(asyncio.to_thread(upkeep, path, work, copy, hold))
         written: dict[str, int] = {}
 
         async def writer(name: str) -> None:
@@ -103,7 +116,7 @@ async def test_git_at_work_beside_four_writers(tmp_path) -> None:
                 async with main.transaction(f"{name} {n}") as t:
                     t.write(f"{name}/{n}", b"x")
                 written[name] = n + 1
-                await asyncio.sleep(0.3)  # a gap for git to pull and push in
+                await free.wait()
 
         await asyncio.gather(busy, *(writer(f"w{i}") for i in range(WRITERS)))
         counts = busy.result()
@@ -117,6 +130,7 @@ async def test_git_at_work_beside_four_writers(tmp_path) -> None:
     assert {f"{w}/{k}" for w, n in written.items() for k in range(n)} <= names
     assert {f"git{i}" for i in range(ROUNDS)} <= names
     assert counts["pushed"] == counts["worktree"] == len(sides) == ROUNDS
+    assert counts["refused"]
     assert len(written) == WRITERS
     fsck(path)
 
