@@ -99,7 +99,7 @@ class InvalidHashError(UsageError):
     """A text that is no object id, or an id of the wrong kind of object."""
 
     def __init__(self, found: str) -> None:
-        super().__init__(f"invalid-hash {found!r}")
+        super().__init__(f"invalid-hash {_quoted(found)}")
         self.found = found
 
 
@@ -107,7 +107,7 @@ class UnknownCommandError(UsageError):
     """A control file was given a word it does not know."""
 
     def __init__(self, found: str) -> None:
-        super().__init__(f"Unknown command {found!r}")
+        super().__init__(f"Unknown command {_quoted(found)}")
         self.found = found
 
 
@@ -252,3 +252,8 @@ class HistoryTooDeepError(PeerError):
 
 def _said(text: str, what: str) -> str:
     return f"{text}: {what}" if what else text
+
+
+def _quoted(found: str) -> str:
+    """Return a text in double quotes, as DataKit shows what it does not know; on one line."""
+    return '"' + repr(found)[1:-1].replace('"', '\\"') + '"'

@@ -37,6 +37,7 @@ from .transport import Token, open_client, shown
 Object = tuple[Kind, bytes]
 Refs = Mapping[Ref, ObjectID]
 _OID_LEN = 40
+_FORMAT = "it is a SHA-256 repository, ours is SHA-1"
 
 
 @dataclass(slots=True)
@@ -61,10 +62,16 @@ class _DiskRepo(Repo):
     def get_graph_walker(self, heads: list[ObjectID] | None = None) -> ObjectStoreGraphWalker:
         return super().get_graph_walker(_commits(self) if heads is None else heads)
 
+    def _change_object_format(self, object_format_name: str) -> None:
+        raise ValueError(_FORMAT)  # dulwich would turn an empty repository into one of theirs
+
 
 class _MemoryRepo(MemoryRepo):
     def get_graph_walker(self, heads: list[ObjectID] | None = None) -> ObjectStoreGraphWalker:
         return super().get_graph_walker(_commits(self) if heads is None else heads)
+
+    def _change_object_format(self, object_format_name: str) -> None:
+        raise ValueError(_FORMAT)
 
 
 def _commits(repo: Repo | MemoryRepo) -> list[ObjectID]:
@@ -206,7 +213,7 @@ def _opened(
 
 def _check_format(refs: Refs) -> None:
     if any(len(oid) != _OID_LEN for oid in refs.values()):
-        raise ValueError("it is a SHA-256 repository, ours is SHA-1")
+        raise ValueError(_FORMAT)
 
 
 def _has(objects: Objects, old: Oid, new: Oid) -> bool:
