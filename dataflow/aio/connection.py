@@ -71,6 +71,11 @@ class Connection:
         self._writable = writable
         self._room.set()
 
+    def direct(self, number: int) -> tuple[int, int, int, int, int] | None:
+        """Return what a pump may do by itself with a fid (`core.outcome.Open`), or None."""
+        state = self._state
+        return None if state is None else dispatch.direct(state, number)
+
     def statistics(self) -> SessionStatistics:
         """Return the session's counters."""
         return self.session.statistics()

@@ -23,6 +23,7 @@ from ..p9.tree import (
     Attr,
     Buffer,
     Context,
+    Direct,
     Directory,
     Entry,
     File,
@@ -32,10 +33,11 @@ from ..p9.tree import (
     SetAttr,
     StatFs,
     Symlink,
-    path_id,
     wants_write,
 )
 
+_SPREAD = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: tells devices apart
+_SYNCED = os.O_DSYNC | os.O_SYNC
 _OPEN_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_APPEND | os.O_DSYNC | os.O_SYNC | os.O_EXCL
 
 
@@ -63,7 +65,12 @@ class _Host:
 def _qid(st: os.stat_result) -> Qid:
     kind = {stat.S_IFDIR: QidType.DIR, stat.S_IFLNK: QidType.SYMLINK}
     version = (st.st_mtime_ns ^ st.st_size) & 0xFFFFFFFF
-    return Qid(int(kind.get(stat.S_IFMT(st.st_mode), 0)), version, path_id(st.st_dev, st.st_ino))
+    return Qid(int(kind.get(stat.S_IFMT(st.st_mode), 0)), version, _number(st.st_dev, st.st_ino))
+
+
+def _number(dev: int, ino: int) -> int:
+    """Number an inode: no two of one device have the same."""
+    return (ino ^ dev * _SPREAD) & 0x7FFFFFFFFFFFFFFF
 
 
 class HostNode(Node):
@@ -73,11 +80,13 @@ class HostNode(Node):
         self.host = host
         self.fd = fd
         self.kind = stat.S_IFMT(st.st_mode)  # type: ignore[misc]  # known only here
+        self.stat_fd = fd
         self._seen = _qid(st)
 
     def close(self) -> None:
         """Let go of the inode now; nothing can be done with the node any more."""
         fd, self.fd = getattr(self, "fd", -1), -1
+        self.stat_fd = -1
         if fd >= 0:
             os.close(fd)
 
@@ -196,7 +205,7 @@ class HostFile(HostNode, File):
             raise P9Error(errno.ENXIO)
         wanted = flags & _OPEN_FLAGS & ~os.O_EXCL | os.O_CLOEXEC
         fd: int = await self.host.run(os.open, self.magic, wanted, undo=os.close)
-        return HostHandle(self.host, fd)
+        return HostHandle(self.host, fd, wanted)
 
 
 class HostLink(HostNode, Symlink):
@@ -211,7 +220,10 @@ class HostLink(HostNode, Symlink):
 class HostHandle(Handle):
     """An open file of the host."""
 
-    def __init__(self, host: _Host, fd: int) -> None:
+    def __init__(self, host: _Host, fd: int, flags: int) -> None:
+        access = flags & os.O_ACCMODE
+        writes = access != os.O_RDONLY and not flags & _SYNCED  # a synced write waits for a disk
+        self.direct = Direct(fd, access != os.O_WRONLY, writes)
         self._host = host
         self._fd = fd
         self._lock = threading.Lock()
@@ -319,7 +331,7 @@ class HostDirectory(HostNode, Directory):
         node, fd = await self.host.run(
             self._create, name, flags, mode, ctx, undo=lambda made: os.close(made[1])
         )
-        return node, HostHandle(self.host, fd)
+        return node, HostHandle(self.host, fd, flags)
 
     def _create(self, name: str, flags: int, mode: int, ctx: Context) -> tuple[Node, int]:
         wanted = flags & _OPEN_FLAGS | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK

@@ -40,6 +40,24 @@ def perform_nowait(state: State, message: Message) -> Message | None:
     return ops_common.read_nowait(state, message) if type(message) is Tread else None
 
 
+def direct(state: State, number: int) -> tuple[int, int, int, int, int] | None:
+    """Return (may, io, path, qid type, qid path) of a fid that is plain descriptors, or None.
+
+    `may` has the bits of `core.outcome.May`.  It holds until the fid's next other request.
+    """
+    try:
+        fid = state.fids.get(number)
+    except P9Error:
+        return None
+    if fid.xattr is not None:
+        return None
+    node, io = fid.node, fid.handle.direct if fid.handle is not None else None
+    path = node.stat_fd if state.dialect is Dialect.LINUX else -1
+    may = 4 * (path >= 0) + (0 if io is None else io.read + 2 * io.write)
+    qid = node.qid
+    return (may, -1 if io is None else io.fd, path, qid.type, qid.path) if may else None
+
+
 async def perform(state: State, request: Request) -> Message:
     """Answer a request; raises `P9Error` or whatever the tree raised (see `to_error`)."""
     message = request.message

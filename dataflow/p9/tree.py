@@ -149,6 +149,14 @@ class Entry(NamedTuple):
     qid: Qid
 
 
+class Direct(NamedTuple):
+    """A plain file's descriptor, on which a server may read and write by itself."""
+
+    fd: int
+    read: bool
+    write: bool
+
+
 class Handle:
     """An open file; made by `File.open`, used until `close`.
 
@@ -158,6 +166,7 @@ class Handle:
 
     live: bool = False
     iounit: int = 0  # the most that one read or write should move; 0 leaves it to msize
+    direct: Direct | None = None  # where reads and writes need nothing but a descriptor
 
     def read_nowait(self, offset: int, count: int) -> Buffer | None:
         """Return what `read` would if that needs no waiting, else None (then `read` is called)."""
@@ -188,6 +197,7 @@ class Node:
     kind: ClassVar[int] = stat.S_IFREG
     mode: int = 0o644
     version: int = 0
+    stat_fd: int = -1  # a descriptor whose fstat(2) says all that `attr` does
     _qid_path: int = 0
 
     @property

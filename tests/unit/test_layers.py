@@ -44,7 +44,7 @@ LAYERS = {
         "engine",
         "image",
     ],
-    "dataflow": ["errors", "store", "tree", "branch", "p9", "views", "sync", "aio"],
+    "dataflow": ["errors", "core", "store", "tree", "branch", "p9", "views", "sync", "aio"],
 }
 TOP = ("", "commands", "cli")
 
