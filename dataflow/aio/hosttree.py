@@ -17,6 +17,7 @@ import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
+from ..core.host import in_memory, lookup_nowait
 from ..p9.const import QidType
 from ..p9.errors import P9Error
 from ..p9.tree import (
@@ -37,6 +38,7 @@ from ..p9.tree import (
 )
 
 _SPREAD = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: tells devices apart
+_QID_TYPES = {stat.S_IFDIR: int(QidType.DIR), stat.S_IFLNK: int(QidType.SYMLINK)}
 _SYNCED = os.O_DSYNC | os.O_SYNC
 _OPEN_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_APPEND | os.O_DSYNC | os.O_SYNC | os.O_EXCL
 
@@ -63,25 +65,23 @@ class _Host:
 
 
 def _qid(st: os.stat_result) -> Qid:
-    kind = {stat.S_IFDIR: QidType.DIR, stat.S_IFLNK: QidType.SYMLINK}
-    version = (st.st_mtime_ns ^ st.st_size) & 0xFFFFFFFF
-    return Qid(int(kind.get(stat.S_IFMT(st.st_mode), 0)), version, _number(st.st_dev, st.st_ino))
+    return _make_qid(st.st_mode, st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns)
 
 
-def _number(dev: int, ino: int) -> int:
-    """Number an inode: no two of one device have the same."""
-    return (ino ^ dev * _SPREAD) & 0x7FFFFFFFFFFFFFFF
+def _make_qid(mode: int, dev: int, ino: int, size: int, mtime_ns: int) -> Qid:
+    number = (ino ^ dev * _SPREAD) & 0x7FFFFFFFFFFFFFFF  # no two inodes of a device share it
+    return Qid(_QID_TYPES.get(stat.S_IFMT(mode), 0), (mtime_ns ^ size) & 0xFFFFFFFF, number)
 
 
 class HostNode(Node):
     """A node of the host: an O_PATH descriptor, closed when the last fid lets go of it."""
 
-    def __init__(self, host: _Host, fd: int, st: os.stat_result) -> None:
+    def __init__(self, host: _Host, fd: int, mode: int, qid: Qid) -> None:
         self.host = host
         self.fd = fd
-        self.kind = stat.S_IFMT(st.st_mode)  # type: ignore[misc]  # known only here
+        self.kind = stat.S_IFMT(mode)  # type: ignore[misc]  # known only here
         self.stat_fd = fd
-        self._seen = _qid(st)
+        self._seen = qid
 
     def close(self) -> None:
         """Let go of the inode now; nothing can be done with the node any more."""
@@ -109,7 +109,11 @@ class HostNode(Node):
 
     async def attr(self, ctx: Context) -> Attr:
         """Return what stat(2) says."""
-        st: os.stat_result = await self.host.run(os.fstat, self.fd)
+        return self.attr_nowait(ctx)
+
+    def attr_nowait(self, ctx: Context) -> Attr:
+        """Return what stat(2) says: an open inode is in memory."""
+        st = os.fstat(self.fd)
         self._seen = _qid(st)
         target = os.readlink("", dir_fd=self.fd) if stat.S_ISLNK(st.st_mode) else ""
         return Attr(
@@ -228,7 +232,8 @@ class HostHandle(Handle):
         self._fd = fd
         self._lock = threading.Lock()
         self._users = 1  # the owner until close(), and each call in a thread
-        self._nowait = hasattr(os, "RWF_NOWAIT")
+        self._nowait = True
+        self._flags = 0 if in_memory(fd) else os.RWF_NOWAIT
 
     def read_nowait(self, offset: int, count: int) -> Buffer | None:
         """Read what the page cache holds; None unless that is all there is to get."""
@@ -236,7 +241,7 @@ class HostHandle(Handle):
             return None
         data = bytearray(count)
         try:
-            n = os.preadv(self._fd, [data], offset, os.RWF_NOWAIT)
+            n = os.preadv(self._fd, [data], offset, self._flags)
             if n < count and offset + n < os.fstat(self._fd).st_size:
                 return None
         except BlockingIOError:
@@ -291,7 +296,8 @@ class HostDirectory(HostNode, Directory):
     def root(cls, path: str, run: Runner, *, read_only: bool = False) -> HostDirectory:
         """Serve `path`, which may itself be reached through links."""
         fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        return cls(_Host(run, read_only), fd, os.fstat(fd))
+        st = os.fstat(fd)
+        return cls(_Host(run, read_only), fd, st.st_mode, _qid(st))
 
     async def lookup(self, name: str, ctx: Context) -> Node:
         """Open one name below."""
@@ -301,10 +307,19 @@ class HostDirectory(HostNode, Directory):
     def _lookup(self, name: str) -> Node:
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
         st = os.fstat(fd)
-        kinds = {stat.S_IFDIR: HostDirectory, stat.S_IFLNK: HostLink}
-        kind: Any = kinds.get(stat.S_IFMT(st.st_mode), HostFile)
-        node: Node = kind(self.host, fd, st)
-        return node
+        return self._node(fd, st.st_mode, _qid(st))
+
+    def _node(self, fd: int, mode: int, qid: Qid) -> Node:
+        kinds: dict[int, type[HostNode]] = {stat.S_IFDIR: HostDirectory, stat.S_IFLNK: HostLink}
+        return kinds.get(stat.S_IFMT(mode), HostFile)(self.host, fd, mode, qid)
+
+    def lookup_nowait(self, name: str, ctx: Context) -> Node | None:
+        """Open one name below if the kernel has it in memory."""
+        found = lookup_nowait(self.fd, name)
+        if found is None:
+            return None
+        fd, mode, dev, ino, size, mtime_ns = found
+        return self._node(fd, mode, _make_qid(mode, dev, ino, size, mtime_ns))
 
     async def entries(self, ctx: Context) -> Sequence[Entry]:
         """List the names."""
@@ -342,7 +357,7 @@ class HostDirectory(HostNode, Directory):
                 raise P9Error(errno.ENXIO)
             self._give(fd, ctx)
             path = os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
-            return HostFile(self.host, path, st), fd
+            return HostFile(self.host, path, st.st_mode, _qid(st)), fd
         except BaseException:
             os.close(fd)
             raise

@@ -170,8 +170,10 @@ class Server:
 
     async def close(self) -> None:
         """Stop listening, end all connections, cancel their requests."""
-        for listener in (*self._listeners, *self._servers):
+        for listener in self._listeners:
             listener.close()
+        for server in self._servers:
+            server.close()
         for path, ident in self._paths:
             accept.remove_own(path, ident)
         for link in list(self._live):

@@ -13,15 +13,15 @@ from collections import deque
 
 from ..core.outcome import Open, Outcome, PumpLike
 from ..core.pump import Pump
-from ..p9.errors import NineError, ProtocolError
-from ..p9.tree import Buffer
+from ..p9.errors import ProtocolError
+from ..p9.tree import Buffer, Peer
 from .links import Link, Owner, peer_of
 
 QUEUE_MAX = 1 << 20  # octets of answers that wait; above it no request is read
 ROUNDS = 64  # messages in a row of one connection
 SPIN_NS = 20_000  # a client that asks again within this time finds us awake
 _IOV_MAX = 512
-_HOT = frozenset({24, 116, 118})  # Tgetattr, Tread, Twrite: worth teaching to the pump
+_HOT = {24: 7, 110: 11, 116: 7, 118: 7}  # Tgetattr, Twalk, Tread, Twrite: where a fid to learn is
 
 
 class SocketLink(Link):
@@ -97,7 +97,7 @@ class SocketLink(Link):
             self._end()
 
     def _receive(self) -> None:
-        pump, session = self._pump, self.connection.session
+        pump, connection = self._pump, self.connection
         for _ in range(ROUNDS):
             if self._closed or self._stopped or self._full or self._queued > QUEUE_MAX:
                 return
@@ -105,8 +105,10 @@ class SocketLink(Link):
                 if not self._fill():
                     return
                 continue
-            fast = not (session.requests_len or self._writing)
+            fast = connection.idle and not self._writing
             outcome = pump.serve(self._fd, fast, SPIN_NS)
+            for fid in pump.clunked():
+                connection.forget(fid)
             if outcome is Outcome.MESSAGE:
                 self._take(pump.message()[0])
             elif outcome is Outcome.LARGE:
@@ -156,8 +158,9 @@ class SocketLink(Link):
         if connection.session.msize != self._limit:
             self._limit = connection.session.msize
             self._pump.limit(self._limit)
-        if message[4] in _HOT:
-            fid = int.from_bytes(message[7:11], "little")
+        at = _HOT.get(message[4])
+        if at is not None:
+            fid = int.from_bytes(message[at : at + 4], "little")
             known = connection.direct(fid)
             if known is not None:
                 self._pump.learn(fid, Open(*known))

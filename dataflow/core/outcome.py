@@ -24,6 +24,7 @@ class May(enum.IntFlag):
     READ = 1
     WRITE = 2
     ATTR = 4
+    CLUNK = 8
 
 
 class Open(NamedTuple):
@@ -55,6 +56,9 @@ class PumpLike(Protocol):
 
     def serve(self, sock: int, fast: bool, spin: int = 0) -> Outcome:
         """Read from a socket and answer; `spin` nanoseconds for the next request to come."""
+
+    def clunked(self) -> list[int]:
+        """Return the fids that the pump clunked in the latest `serve`."""
 
     def flush(self, sock: int) -> Outcome:
         """Send what waits."""

@@ -6,6 +6,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/magic.h>
 #include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,11 +14,12 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/vfs.h>
 #include <time.h>
 #include <unistd.h>
 
-enum { HEADER = 7, TGETATTR = 24, TVERSION = 100, TREAD = 116, TWRITE = 118 };
-enum { RREAD_HEAD = 11, TREAD_SIZE = 23, TWRITE_HEAD = 23, TGETATTR_SIZE = 19, RGETATTR_SIZE = 160 };
+enum { HEADER = 7, TGETATTR = 24, TVERSION = 100, TREAD = 116, TWRITE = 118, TCLUNK = 120 };
+enum { TCLUNK_SIZE = 11, RREAD_HEAD = 11, TREAD_SIZE = 23, TWRITE_HEAD = 23, TGETATTR_SIZE = 19, RGETATTR_SIZE = 160 };
 enum { IO_HEADER = 24, ROOM = 4096, SMALL = 4096, POOL = 4, SLOTS_MIN = 16, SLOTS_MAX = 4096 };
 enum { BUDGET = 64, OCTETS_MAX = 4 << 20, SLOW_NS = 5000000, SLOW_TURNS = 256 };
 #define GETATTR_BASIC 0x7ffULL
@@ -31,6 +33,7 @@ struct slot {
 	uint32_t fid;
 	uint8_t may; /* 0: free */
 	uint8_t qtype;
+	uint8_t flags; /* of preadv2: RWF_NOWAIT, but where nothing waits and it is not known */
 	int io, path;
 	uint64_t qpath;
 };
@@ -46,6 +49,8 @@ struct pump {
 	size_t out_start, out_end; /* what waits to be sent */
 	size_t message, message_len;
 	uint32_t size;
+	uint32_t clunked[PUMP_CLUNKED_MAX];
+	int clunked_len;
 	uint32_t slow; /* writes that go the long way, after one that took long */
 	struct pump_counts counts;
 };
@@ -130,6 +135,17 @@ struct pump_counts pump_count(struct pump *p)
 	return p ? p->counts : (struct pump_counts){ 0, 0, 0 };
 }
 
+int pump_clunked(struct pump *p, uint32_t *into)
+{
+	int n = p ? p->clunked_len : 0;
+
+	for (int i = 0; i < n; i++)
+		into[i] = p->clunked[i];
+	if (n)
+		p->clunked_len = 0;
+	return n;
+}
+
 struct pump_said pump_message(struct pump *p)
 {
 	const char *at = p && p->in ? (const char *)p->in->data + p->message : NULL;
@@ -178,7 +194,10 @@ int pump_learn(struct pump *p, uint32_t fid, int may, int io, int path, int qtyp
 	s = &p->slots[fid & p->slot_mask];
 	while (s->may && s->fid != fid && p->slot_mask + 1 < SLOTS_MAX && grow(p))
 		s = &p->slots[fid & p->slot_mask];
-	*s = (struct slot){ .fid = fid, .may = may, .qtype = qtype, .io = io, .path = path, .qpath = qpath };
+	*s = (struct slot){
+		.fid = fid, .may = may, .qtype = qtype, .io = io, .path = path, .qpath = qpath,
+		.flags = may & PUMP_READ && p9_in_memory(io) ? 0 : RWF_NOWAIT,
+	};
 	return 1;
 }
 
@@ -230,7 +249,7 @@ static int do_read(struct pump *p, int sock, const uint8_t *m)
 	if (!b)
 		return PUMP_MESSAGE;
 	iov = (struct iovec){ b->data + RREAD_HEAD, count };
-	n = preadv2(s->io, &iov, 1, offset, RWF_NOWAIT);
+	n = preadv2(s->io, &iov, 1, offset, s->flags);
 	/* Less than was asked for is right at the end of the file only; else the rest is not cached. */
 	if (n < 0 || (n < count && (fstat(s->io, &st) || (off_t)(offset + n) < st.st_size))) {
 		give(b);
@@ -295,6 +314,22 @@ static int do_getattr(struct pump *p, int sock, const uint8_t *m)
 	return answer(p, sock, b, RGETATTR_SIZE);
 }
 
+static int do_clunk(struct pump *p, int sock, const uint8_t *m)
+{
+	uint32_t fid = get32(m + 7);
+	struct buffer *b;
+
+	if (!find(p, fid, PUMP_CLUNK) || p->clunked_len == PUMP_CLUNKED_MAX)
+		return PUMP_MESSAGE;
+	b = take(SMALL);
+	if (!b)
+		return PUMP_MESSAGE;
+	forget(p, fid);
+	p->clunked[p->clunked_len++] = fid;
+	head(b->data, HEADER, TCLUNK + 1, get16(m + 5));
+	return answer(p, sock, b, HEADER);
+}
+
 static int one(struct pump *p, int sock, const uint8_t *m, uint32_t size, int fast)
 {
 	uint8_t kind = m[4];
@@ -309,6 +344,11 @@ static int one(struct pump *p, int sock, const uint8_t *m, uint32_t size, int fa
 	}
 	if (kind == TGETATTR && size == TGETATTR_SIZE)
 		return fast ? do_getattr(p, sock, m) : PUMP_MESSAGE;
+	if (kind == TCLUNK && size == TCLUNK_SIZE && fast) {
+		int done = do_clunk(p, sock, m);
+		if (done != PUMP_MESSAGE)
+			return done;
+	}
 	/* It may change what its fid stands for, and all others begin with their fid. */
 	if (kind == TVERSION)
 		for (uint32_t i = 0; p->slots && i <= p->slot_mask; i++)
@@ -393,13 +433,11 @@ static bool ours(struct pump *p, const uint8_t *m, size_t have, int fast)
 	       find(p, get32(m + HEADER), PUMP_WRITE);
 }
 
-int pump_serve(struct pump *p, int sock, int fast, uint64_t spin)
+static int serve(struct pump *p, int sock, int fast, uint64_t spin)
 {
-	uint64_t before = p ? p->counts.octets_in + p->counts.octets_out : 0;
+	uint64_t before = p->counts.octets_in + p->counts.octets_out;
 	int served = 0;
 
-	if (!p)
-		return PUMP_END;
 	if (p->out)
 		return PUMP_FULL;
 	for (;;) {
@@ -444,6 +482,11 @@ int pump_serve(struct pump *p, int sock, int fast, uint64_t spin)
 	}
 }
 
+int pump_serve(struct pump *p, int sock, int fast, uint64_t spin)
+{
+	return p ? serve(p, sock, fast, spin) | (p->clunked_len ? PUMP_CLUNKED : 0) : PUMP_END;
+}
+
 /* linux/openat2.h, which older headers lack */
 struct how {
 	uint64_t flags, mode, resolve;
@@ -453,12 +496,7 @@ enum { RESOLVE_NO_MAGICLINKS = 0x02, RESOLVE_BENEATH = 0x08, RESOLVE_CACHED = 0x
 #define SYS_openat2 437
 #endif
 
-static int64_t in_ns(struct timespec t)
-{
-	return t.tv_sec * 1000000000LL + t.tv_nsec;
-}
-
-int p9_lookup(int dir, const char *name, struct p9_stat *into)
+struct p9_found p9_lookup(int dir, const char *name)
 {
 	struct how how = {
 		.flags = O_PATH | O_NOFOLLOW | O_CLOEXEC,
@@ -468,17 +506,21 @@ int p9_lookup(int dir, const char *name, struct p9_stat *into)
 	struct stat st;
 
 	if (fd < 0)
-		return -errno;
+		return (struct p9_found){ .fd = -errno };
 	if (fstat(fd, &st)) {
 		int error = errno;
 		close(fd);
-		return -error;
+		return (struct p9_found){ .fd = -error };
 	}
-	*into = (struct p9_stat){
-		.mode = st.st_mode, .uid = st.st_uid, .gid = st.st_gid, .blksize = st.st_blksize,
-		.dev = st.st_dev, .ino = st.st_ino, .nlink = st.st_nlink, .rdev = st.st_rdev,
-		.size = st.st_size, .atime_ns = in_ns(st.st_atim), .mtime_ns = in_ns(st.st_mtim),
-		.ctime_ns = in_ns(st.st_ctim),
+	return (struct p9_found){
+		.fd = fd, .mode = st.st_mode, .dev = st.st_dev, .ino = st.st_ino, .size = st.st_size,
+		.mtime_ns = st.st_mtim.tv_sec * 1000000000LL + st.st_mtim.tv_nsec,
 	};
-	return fd;
+}
+
+int p9_in_memory(int fd)
+{
+	struct statfs s;
+
+	return !fstatfs(fd, &s) && (s.f_type == TMPFS_MAGIC || s.f_type == RAMFS_MAGIC);
 }

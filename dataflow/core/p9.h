@@ -1,7 +1,7 @@
 /* The hot half of a 9P server: requests of open host files, answered without Python.
  *
  * A pump reads messages from a connected stream socket.  Tread, Twrite and Tgetattr of fids that
- * Python taught it (pump_learn) are answered at once; every other message is handed to Python, and
+ * Python taught it (pump_learn) are answered at once, and Tclunk of those that hold nothing; every other message is handed to Python, and
  * so is each of these that might wait (data that is not cached, a disk that stalls).  A pump is
  * used by one thread at a time and never keeps a pointer that it was given.
  */
@@ -19,9 +19,14 @@
 #define PUMP_END 5     /* the peer hung up, or the socket broke */
 #define PUMP_BAD 6     /* no message can have the size that `size` tells */
 
+#define PUMP_CLUNKED 8 /* is added where pump_clunked has something to tell */
+
 #define PUMP_READ 1  /* what pump_learn permits */
 #define PUMP_WRITE 2
 #define PUMP_ATTR 4
+#define PUMP_CLUNK 8 /* and then to say so in pump_clunked */
+
+#define PUMP_CLUNKED_MAX 64
 
 struct pump_counts {
 	uint64_t requests;
@@ -35,10 +40,11 @@ struct pump_said {
 	uint32_t size; /* what the message says it has */
 };
 
-struct p9_stat {
-	uint32_t mode, uid, gid, blksize;
-	uint64_t dev, ino, nlink, rdev, size;
-	int64_t atime_ns, mtime_ns, ctime_ns;
+struct p9_found {
+	int fd; /* O_PATH, or a negative errno */
+	uint32_t mode;
+	uint64_t dev, ino, size;
+	int64_t mtime_ns;
 };
 
 struct pump;
@@ -65,8 +71,15 @@ struct pump_said pump_message(struct pump *p);
 
 struct pump_counts pump_count(struct pump *p);
 
+/* Moves the numbers of fids that the pump clunked to `into`, which holds PUMP_CLUNKED_MAX of them,
+ * and returns how many: ask after every pump_serve, before anything else looks at a fid. */
+int pump_clunked(struct pump *p, uint32_t *into);
+
 /* Finds `name` (one element) below the directory `dir` without following it or leaving, and without
- * waiting for a disk: a negative errno, EAGAIN for what is not cached, or an O_PATH descriptor. */
-int p9_lookup(int dir, const char *name, struct p9_stat *into);
+ * waiting for a disk: EAGAIN for what is not cached. */
+struct p9_found p9_lookup(int dir, const char *name);
+
+/* Whether a file lies in a file system that is nothing but memory. */
+int p9_in_memory(int fd);
 
 #endif

@@ -5,18 +5,20 @@ from __future__ import annotations
 from ._core import ffi, lib
 from .outcome import Counts, Open, Outcome
 
-_OUTCOMES = tuple(Outcome)
+_OUTCOMES: tuple[Outcome, ...] = tuple(Outcome)
+_CLUNKED: int = lib.PUMP_CLUNKED
 
 
 class Pump:
     """The pump in C; `serve` runs without the interpreter's lock."""
 
-    __slots__ = ("_pump",)
+    __slots__ = ("_clunked", "_pump")
 
     def __init__(self, msize: int) -> None:
         self._pump = lib.pump_new(msize)
         if self._pump == ffi.NULL:
             raise MemoryError("no memory for a connection")
+        self._clunked = False
 
     def limit(self, msize: int) -> None:
         """Set the largest message."""
@@ -28,11 +30,22 @@ class Pump:
 
     def serve(self, sock: int, fast: bool, spin: int = 0) -> Outcome:
         """Read from a socket and answer; `spin` nanoseconds for the next request to come."""
-        return _OUTCOMES[lib.pump_serve(self._pump, sock, fast, spin)]
+        said: int = lib.pump_serve(self._pump, sock, fast, spin)
+        self._clunked = bool(said & _CLUNKED)
+        return _OUTCOMES[said & ~_CLUNKED]
+
+    def clunked(self) -> list[int]:
+        """Return the fids that the pump clunked in the latest `serve`."""
+        if not self._clunked:
+            return []
+        self._clunked = False
+        numbers = ffi.new("uint32_t[]", lib.PUMP_CLUNKED_MAX)
+        return list(numbers[0 : lib.pump_clunked(self._pump, numbers)])
 
     def flush(self, sock: int) -> Outcome:
         """Send what waits."""
-        return _OUTCOMES[lib.pump_flush(self._pump, sock)]
+        said: int = lib.pump_flush(self._pump, sock)
+        return _OUTCOMES[said]
 
     def message(self) -> tuple[bytearray, int]:
         """Return room for the whole message, and how much of it came."""

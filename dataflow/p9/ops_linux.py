@@ -62,7 +62,7 @@ from .messages import (
 )
 from .ops_common import Operation, read_file
 from .state import State, check_name, open_node, owner, rename
-from .tree import Entry, SetAttr, Symlink
+from .tree import Attr, Entry, SetAttr, Symlink
 
 XATTR_MAX = 65536  # bytes of one value (xattr(7))
 _NS = 1_000_000_000
@@ -132,7 +132,17 @@ def _pack(fid: Fid, cookie: int, room: int) -> bytes:
 async def t_getattr(state: State, t: Tgetattr) -> Message:
     """Tell all basic attributes, whatever the mask asks for."""
     fid = state.fids.get(t.fid)
-    a = await fid.node.attr(fid.ctx)
+    return _attributes(fid, await fid.node.attr(fid.ctx))
+
+
+def getattr_nowait(state: State, t: Tgetattr) -> Message | None:
+    """Tell the attributes of a node that knows them at once."""
+    fid = state.fids.get(t.fid)
+    attr = fid.node.attr_nowait(fid.ctx)
+    return None if attr is None else _attributes(fid, attr)
+
+
+def _attributes(fid: Fid, a: Attr) -> Message:
     uid, gid = owner(a, fid.ctx)
     return Rgetattr(
         int(GetattrMask.BASIC),

@@ -216,6 +216,10 @@ class Node:
         """Return the attributes; by default an empty node of this kind and mode."""
         return Attr(mode=self.kind | self.mode)
 
+    def attr_nowait(self, ctx: Context) -> Attr | None:
+        """Return what `attr` would if that needs no waiting, else None (then `attr` is called)."""
+        return None
+
     async def setattr(self, change: SetAttr, ctx: Context) -> None:
         """Change attributes; refused by default, but times, which are quietly left alone."""
         if any(v is not None for v in (change.mode, change.uid, change.gid, change.size)):
@@ -274,6 +278,10 @@ class Directory(Node):
     async def lookup(self, name: str, ctx: Context) -> Node:
         """Return the node called `name` (never "", "." or ".."), or raise ENOENT."""
         raise P9Error(errno.ENOENT)
+
+    def lookup_nowait(self, name: str, ctx: Context) -> Node | None:
+        """Do what `lookup` would if that needs no waiting, else None (then `lookup` is called)."""
+        return None
 
     async def entries(self, ctx: Context) -> Sequence[Entry]:
         """Return all names without "." and ".."; a client reads from one such list per open."""
