@@ -228,7 +228,9 @@ async def serve(where: str, port: int) -> None:
 @options
 @click.option("--serve", "where", hidden=True)
 @click.option("--port", type=int, hidden=True)
-def main(json_path: Path | None, quick: bool, where: str, port: int, **chosen: Sequence[str]) -> None:
+def main(
+    json_path: Path | None, quick: bool, where: str, port: int, **chosen: Sequence[str]
+) -> None:
     """Measure and print."""
     if where:
         uvloop.run(serve(where, port))

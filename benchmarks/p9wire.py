@@ -68,7 +68,9 @@ class Wire:
         """Make or empty a file and open it for writing."""
         self.call(TWALK, struct.pack("<IIH", 0, fid, 0))
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        self.call(TLCREATE, struct.pack("<I", fid) + string(name) + struct.pack("<III", flags, 0o644, 0))
+        self.call(
+            TLCREATE, struct.pack("<I", fid) + string(name) + struct.pack("<III", flags, 0o644, 0)
+        )
 
     def clunk(self, fid: int) -> None:
         """Forget a fid."""

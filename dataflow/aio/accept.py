@@ -1,4 +1,4 @@
-"""Listening sockets of 9P servers: unix sockets of one owner, TCP of the loopback, inherited ones."""
+"""Listening sockets of 9P servers: unix sockets, TCP of the loopback, inherited descriptors."""
 
 from __future__ import annotations
 

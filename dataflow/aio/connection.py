@@ -133,7 +133,9 @@ class Connection:
         self._hold_write(request.message, 1)
         live = dispatch.is_live(state, request.message)
         self._live += live
-        self._tasks[request] = asyncio.get_running_loop().create_task(self._run(state, request, live))
+        self._tasks[request] = asyncio.get_running_loop().create_task(
+            self._run(state, request, live)
+        )
 
     def _may_pass(self, message: Message) -> bool:
         """Whether a request need not queue behind the ones before it, which may not have begun."""

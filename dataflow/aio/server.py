@@ -49,7 +49,7 @@ class Server:
         self.root: RootFactory = _same(root) if isinstance(root, Node) else root
         self.msize = msize
         self._connections_max = connections_max
-        self.locks = LockTable()
+        self.locks = LockTable(event=asyncio.Event)
         self._listeners: list[accept.Listener] = []
         self._servers: list[asyncio.Server] = []  # of loops that have no descriptors
         self._paths: list[tuple[str, tuple[int, int]]] = []

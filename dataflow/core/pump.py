@@ -1,4 +1,4 @@
-"""The C pump of one connection (p9.h): reads messages, answers the hot ones, hands over the rest."""
+"""The C pump of one connection (p9.h): it answers the hot messages and hands over the rest."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ class PurePump:
         if kind == _TREAD and size == _READ.size:
             return self._read(*_READ.unpack(m)[2:])
         if kind == _TWRITE and size >= _READ.size:
-            return self._write(*_READ.unpack_from(m)[2:], m)
+            return self._write(m, *_READ.unpack_from(m)[2:])
         if kind == _TGETATTR and size == _TGETATTR_SIZE:
             return self._getattr(*struct.unpack_from("<HI", m, 5))
         if kind == _TCLUNK and size == _TCLUNK_SIZE:
@@ -170,7 +170,7 @@ class PurePump:
             return None
         return _COUNTED.pack(_COUNTED.size + n, _TREAD + 1, tag, n) + data[:n]
 
-    def _write(self, tag: int, fid: int, offset: int, count: int, m: bytearray) -> bytes | None:
+    def _write(self, m: bytearray, tag: int, fid: int, offset: int, count: int) -> bytes | None:
         fits = count == len(m) - _READ.size and offset < 1 << 63
         if not self._may(fid, May.WRITE) or self._slow or not fits:
             return None
@@ -194,7 +194,8 @@ class PurePump:
         version = (st.st_mtime_ns ^ st.st_size) & 0xFFFFFFFF
         owner = (st.st_mode, st.st_uid, st.st_gid, st.st_nlink, st.st_rdev)
         sizes = (st.st_size, st.st_blksize, -(-st.st_size // 512))
-        times = [n for t in (st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns) for n in divmod(t, 10**9)]
+        all_ns = (st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns)
+        times = [n for ns in all_ns for n in divmod(ns, 10**9)]
         body = _ATTR.pack(0x7FF, what.qid_type, version, what.qid_path, *owner, *sizes, *times)
         return _HEADER.pack(_HEADER.size + len(body), _TGETATTR + 1, tag) + body
 

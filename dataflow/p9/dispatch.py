@@ -8,10 +8,10 @@ from collections.abc import Callable
 from typing import Any
 
 from . import ops_base, ops_common, ops_linux
-from .const import Dialect
+from .const import LOCK_BLOCK, Dialect
 from .errors import P9Error
 from .fids import Fid
-from .messages import Message, Tclunk, Tgetattr, Tread, Tremove, Twalk
+from .messages import Message, Tclunk, Tgetattr, Tlock, Tread, Tremove, Twalk
 from .ops_common import Operation
 from .server import Request
 from .state import State, close_fid
@@ -33,7 +33,9 @@ _NOWAIT: dict[type[Any], Callable[[State, Any], Message | None]] = {
 
 
 def is_live(state: State, message: Message) -> bool:
-    """Tell whether a request is a read that may wait for any time."""
+    """Tell whether a request may wait for any time: a read of a live file, or a lock."""
+    if isinstance(message, Tlock):
+        return bool(message.flags & LOCK_BLOCK)
     if not isinstance(message, Tread):
         return False
     try:

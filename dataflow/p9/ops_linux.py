@@ -9,6 +9,7 @@ from typing import Any
 from . import dirent
 from .const import (
     AT_REMOVEDIR,
+    LOCK_BLOCK,
     GetattrMask,
     LockType,
     OpenFlag,
@@ -300,9 +301,12 @@ async def t_xattrcreate(state: State, t: Txattrcreate) -> Message:
 
 
 async def t_lock(state: State, t: Tlock) -> Message:
-    """Take or give back a record lock; the client asks again while it is blocked."""
+    """Take or give back a record lock; with the flag, wait for it (Tflush ends that)."""
     fid = state.fids.get(t.fid)
-    return Rlock(state.locks.acquire(fid.node.qid_path, _lock(state, t)))
+    want = _lock(state, t)
+    if t.flags & LOCK_BLOCK:
+        return Rlock(await state.locks.acquire_blocking(fid.node.qid_path, want))
+    return Rlock(state.locks.acquire(fid.node.qid_path, want))
 
 
 async def t_getlock(state: State, t: Tgetlock) -> Message:

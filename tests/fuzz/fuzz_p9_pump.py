@@ -70,7 +70,9 @@ def message(rng):
     body = struct.pack("<I", fid)
     if kind in {116, 118}:
         data = rng.randbytes(rng.choice((0, 1, 50, 5000))) if kind == 118 else b""
-        body += struct.pack("<QI", offset, len(data) if rng.random() < 0.8 and data else count) + data
+        body += (
+            struct.pack("<QI", offset, len(data) if rng.random() < 0.8 and data else count) + data
+        )
     elif kind == 24:
         body += bytes(8)
     body = body[: rng.randrange(len(body) + 1)] if rng.random() < 0.1 else body
@@ -96,7 +98,7 @@ def run(rng):
                 assert seen[0] == seen[1], seen
                 answers = [side.answers() for side in sides]
                 assert answers[0] == answers[1], (data, answers)
-            if seen[0] and seen[0][-1] in {"cut", "end"} or Outcome.BAD in seen[0]:
+            if (seen[0] and seen[0][-1] in {"cut", "end"}) or Outcome.BAD in seen[0]:
                 break
         files = [os.pread(side.file, 1 << 16, 0) for side in sides]
         assert files[0] == files[1]

@@ -8,9 +8,9 @@ import struct
 from pathlib import Path
 
 import pytest
+from dataflow.core._core import lib
 
 from dataflow.core import outcome
-from dataflow.core._core import lib
 from dataflow.core.outcome import May, Open, Outcome
 from dataflow.core.pump import Pump
 from dataflow.core.pure import PurePump
