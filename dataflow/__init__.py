@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .branch.change import Change, ChangeKind, FileChange
     from .branch.engine import Committed
     from .branch.repository import Branch, Repository
+    from .branch.together import MultiTransaction
     from .branch.transaction import Transaction
     from .branch.watch import Watch
     from .errors import (
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
         NotFastForwardError,
         NotFoundError,
         PeerError,
+        RefChangedError,
         RefLockedError,
         UsageError,
     )
@@ -37,9 +39,11 @@ __all__ = [
     "DataflowError",
     "FileChange",
     "MergeConflictError",
+    "MultiTransaction",
     "NotFastForwardError",
     "NotFoundError",
     "PeerError",
+    "RefChangedError",
     "RefLockedError",
     "Repository",
     "Server",
@@ -59,9 +63,11 @@ _HOMES = {
     "DataflowError": ".errors",
     "FileChange": ".branch.change",
     "MergeConflictError": ".errors",
+    "MultiTransaction": ".branch.together",
     "NotFastForwardError": ".errors",
     "NotFoundError": ".errors",
     "PeerError": ".errors",
+    "RefChangedError": ".errors",
     "RefLockedError": ".errors",
     "Repository": ".branch.repository",
     "Server": ".aio.server",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -20,11 +20,13 @@ from ..store.base import HEADS, Oid, Store
 from ..store.disk import DiskStore
 from ..store.memory import MemoryStore
 from ..store.objects import Commit
+from ..store.pack import LIMIT
 from ..tree.diff import Difference, diff
 from ..tree.merge import Driver
 from ..tree.paths import parse, text
 from .engine import DEFAULT_AUTHOR, Committed, Engine, check_branch
 from .follow import Follower
+from .together import MultiTransaction
 from .transaction import Transaction
 from .watch import Watch
 from .worker import Worker
@@ -44,13 +46,20 @@ class Branch:
         """The newest commit, None while there is none."""
         return self._repo.engine.head(self.name)
 
-    def transaction(self, message: str = "", author: str | None = None) -> Transaction:
-        """Open a transaction on the branch's present head; `author` is `Name <mail>`."""
+    def transaction(
+        self, message: str = "", author: str | None = None, *, expect: str | None = None
+    ) -> Transaction:
+        """Open a transaction on the branch's present head; `author` is `Name <mail>`.
+
+        With `expect`, a commit id or "" for no commits, it commits only if that is the head then,
+        or raises `RefChangedError`; without, it is merged with what others committed meanwhile.
+        """
         return Transaction(
             self._repo.engine,
             self.name,
             message=message,
             author=author,
+            expect=expect,
             worker=self._repo.worker,
         )
 
@@ -120,7 +129,7 @@ class Repository:
         poll_interval: float = 0.05,
     ) -> None:
         self.engine = Engine(store, author=author, driver=driver)
-        self.worker = Worker()
+        self.worker = Worker(self.engine.groups.carry_out, store.checkpoint)
         self.poll_interval = poll_interval
         self._loop: asyncio.AbstractEventLoop | None = None
         self._watches: dict[str, set[Watch | Follower]] = {}
@@ -138,13 +147,17 @@ class Repository:
         create: bool = True,
         driver: Driver | None = None,
         poll_interval: float = 0.05,
+        pack_limit: int = LIMIT,
     ) -> Repository:
         """Open the repository at `path`; a bare one is made there if there is none.
 
         `fsync=False` trades durability for speed.  `lock_timeout` is how many seconds to wait for
-        another git's lock on a branch.
+        another git's lock on a branch.  More than `pack_limit` loose objects are packed in the
+        background (0: never).
         """
-        store = DiskStore(path, fsync=fsync, lock_timeout=lock_timeout, create=create)
+        store = DiskStore(
+            path, fsync=fsync, lock_timeout=lock_timeout, create=create, pack_limit=pack_limit
+        )
         return cls(store, author=author, driver=driver, poll_interval=poll_interval)
 
     @classmethod
@@ -155,6 +168,33 @@ class Repository:
     def branch(self, name: str) -> Branch:
         """Return the branch of that name, which need not exist."""
         return Branch(self, name)
+
+    def transaction(
+        self,
+        *branches: str,
+        message: str = "",
+        author: str | None = None,
+        expect: Mapping[str, str] | None = None,
+    ) -> MultiTransaction:
+        """Open a transaction on several branches, which move together or not at all.
+
+        `expect` gives for some or all of them the head they must have, see `Branch.transaction`.
+        """
+        return MultiTransaction(
+            self.engine,
+            branches,
+            message=message,
+            author=author,
+            expect=expect,
+            worker=self.worker,
+        )
+
+    async def update(self, moves: Mapping[str, tuple[str | None, str | None]]) -> None:
+        """Compare and set branches, `{name: (old head, new head)}`, all of them or none.
+
+        None stands for a branch that is not there, before or after.  `RefChangedError`.
+        """
+        await self.worker.write(self.engine.move, moves)
 
     async def branches(self) -> dict[str, Oid]:
         """Return all branches with their heads."""
@@ -215,8 +255,11 @@ class Repository:
             watch.wake.set()
 
     def _moved(self, branch: str) -> None:
-        """Wake the branch's watches; called in the writing thread."""
-        if self._loop is not None:
+        """Wake the branch's watches; called in the writing thread.
+
+        A watch that is made meanwhile reads the head by itself.
+        """
+        if self._loop is not None and branch in self._watches:
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 self._loop.call_soon_threadsafe(self._kick, branch)
 
@@ -252,7 +295,7 @@ class Repository:
             self._poller.cancel()
             await asyncio.gather(self._poller, return_exceptions=True)
         await self.worker.aclose()
-        self.engine.store.close()
+        await asyncio.to_thread(self.engine.store.close)
 
     def __enter__(self) -> Self:
         return self
@@ -277,7 +320,10 @@ def merge_now(
     head = engine.head(branch)
     if head is None or not message:
         return engine.advance(branch, theirs, author)
-    with Transaction(engine, branch, message=message, author=author) as t:
+    t = Transaction(engine, branch, message=message, author=author)
+    try:
         t.merge_now(theirs)
-    assert t.result is not None
-    return t.result
+        return t.commit_now()
+    except BaseException:
+        t.close()
+        raise

@@ -49,9 +49,11 @@ class Transaction:
         *,
         message: str = "",
         author: str | None = None,
+        expect: str | None = None,
         worker: Worker | None = None,
     ) -> None:
         self.engine = engine
+        self.expect = expect  # commit only if this is the head; "": if there is none
         self.branch = check_branch(branch)
         self.message = message
         self.author = check_author(author) if author else None
@@ -78,6 +80,11 @@ class Transaction:
     def closed(self) -> bool:
         """True once it was committed or closed."""
         return self.state is State.CLOSED
+
+    @property
+    def touched(self) -> bool:
+        """True once something was edited or merged, or the parents were changed."""
+        return self.version > 0 or self.parents != ([self.origin] if self.origin else [])
 
     @property
     def conflicts(self) -> tuple[str, ...]:
@@ -194,18 +201,29 @@ class Transaction:
 
     def commit_now(self) -> Committed:
         """Commit and close; blocking."""
+        return self.engine.groups.write(self.stage)
+
+    def stage(self) -> Committed:
+        """Commit as a part of the job that runs; it closes when that is durable."""
         tree = self._open()
         if self._conflicts:
             raise ConflictsRemainError(self.conflicts)
         self.state = State.BUSY
         try:
             commit = self.engine.write_commit(tree.store(), self.parents, self.message, self.author)
-            self.result = self.engine.advance(self.branch, commit, self.author)
+            result = self.engine.advance(self.branch, commit, self.author, self.expect, new=True)
         except BaseException:
             self.state = State.OPEN
             raise
+        self.engine.when_settled(lambda: self._settled(result), self._undone)
+        return result
+
+    def _settled(self, result: Committed) -> None:
+        self.result = result
         self._end()
-        return self.result
+
+    def _undone(self) -> None:
+        self.state = State.OPEN
 
     def merge_now(self, commit: str) -> tuple[str, ...]:
         """Merge a commit into the tree; blocking."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import enum
 from typing import NamedTuple, Protocol
 
+SLOW = 0.005  # seconds: a write that takes longer waits for more than memory
+
 
 class Outcome(enum.IntEnum):
     """What `serve` and `flush` come to; p9.h says what each asks of the caller."""

@@ -21,7 +21,7 @@
 enum { HEADER = 7, TGETATTR = 24, TVERSION = 100, TREAD = 116, TWRITE = 118, TCLUNK = 120 };
 enum { TCLUNK_SIZE = 11, RREAD_HEAD = 11, TREAD_SIZE = 23, TWRITE_HEAD = 23, TGETATTR_SIZE = 19, RGETATTR_SIZE = 160 };
 enum { IO_HEADER = 24, ROOM = 4096, SMALL = 4096, POOL = 4, SLOTS_MIN = 16, SLOTS_MAX = 4096 };
-enum { BUDGET = 64, OCTETS_MAX = 4 << 20, SLOW_NS = 5000000, SLOW_TURNS = 256 };
+enum { BUDGET = 64, OCTETS_MAX = 4 << 20, SLOW_TURNS = 256 };
 #define GETATTR_BASIC 0x7ffULL
 
 struct buffer {
@@ -51,6 +51,7 @@ struct pump {
 	uint32_t size;
 	uint32_t clunked[PUMP_CLUNKED_MAX];
 	int clunked_len;
+	uint64_t slow_ns;
 	uint32_t slow; /* writes that go the long way, after one that took long */
 	struct pump_counts counts;
 };
@@ -104,12 +105,14 @@ static uint64_t now(void)
 	return (uint64_t)t.tv_sec * 1000000000u + t.tv_nsec;
 }
 
-struct pump *pump_new(uint32_t limit)
+struct pump *pump_new(uint32_t limit, uint64_t slow_ns)
 {
 	struct pump *p = calloc(1, sizeof(*p));
 
-	if (p)
+	if (p) {
 		p->limit = limit;
+		p->slow_ns = slow_ns;
+	}
 	return p;
 }
 
@@ -275,7 +278,7 @@ static int do_write(struct pump *p, int sock, const uint8_t *m, uint32_t size)
 		return PUMP_MESSAGE;
 	before = now();
 	n = pwrite(s->io, m + TWRITE_HEAD, count, offset);
-	if (now() - before > SLOW_NS)
+	if (now() - before > p->slow_ns)
 		p->slow = SLOW_TURNS;
 	if (n < 0) { /* nothing was written: Python's attempt finds out why */
 		give(b);

@@ -49,7 +49,8 @@ struct p9_found {
 
 struct pump;
 
-struct pump *pump_new(uint32_t limit);
+/* After a write that took longer than `slow_ns` some more go to Python, which has threads. */
+struct pump *pump_new(uint32_t limit, uint64_t slow_ns);
 void pump_free(struct pump *p);
 
 /* Sets the largest message (msize). */

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ._core import ffi, lib
-from .outcome import Counts, Open, Outcome
+from .outcome import SLOW, Counts, Open, Outcome
 
 _OUTCOMES: tuple[Outcome, ...] = tuple(Outcome)
 _CLUNKED: int = lib.PUMP_CLUNKED
@@ -14,8 +14,8 @@ class Pump:
 
     __slots__ = ("_clunked", "_pump")
 
-    def __init__(self, msize: int) -> None:
-        self._pump = lib.pump_new(msize)
+    def __init__(self, msize: int, slow: float = SLOW) -> None:
+        self._pump = lib.pump_new(msize, int(slow * 1e9))
         if self._pump == ffi.NULL:
             raise MemoryError("no memory for a connection")
         self._clunked = False

@@ -8,7 +8,7 @@ import struct
 import time
 
 from .host import in_memory
-from .outcome import Counts, May, Open, Outcome
+from .outcome import SLOW, Counts, May, Open, Outcome
 
 _HEADER = struct.Struct("<IBH")
 _READ = struct.Struct("<IBHIQI")
@@ -17,14 +17,15 @@ _ATTR = struct.Struct("<QBIQIIIQQQQQQQQQQQ32x")
 _TGETATTR, _TVERSION, _TREAD, _TWRITE, _TCLUNK = 24, 100, 116, 118, 120
 _IO_HEADER, _TGETATTR_SIZE, _TCLUNK_SIZE, _SMALL = 24, 19, 11, 4096
 _BUDGET, _OCTETS_MAX, _CLUNKED_MAX, _RECEIVE = 64, 4 << 20, 64, 1 << 16
-_SLOW, _SLOW_TURNS = 0.005, 256
+_SLOW_TURNS = 256
 
 
 class PurePump:
     """The same verbs as `pump.Pump`, without its speed."""
 
-    def __init__(self, msize: int) -> None:
+    def __init__(self, msize: int, slow: float = SLOW) -> None:
         self._limit = msize
+        self._slow_time = slow
         self._open: dict[int, Open] = {}
         self._in = bytearray()
         self._out = memoryview(b"")
@@ -179,7 +180,7 @@ class PurePump:
             n = os.pwrite(self._open[fid].io, memoryview(m)[_READ.size :], offset)
         except OSError:
             return None
-        if time.monotonic() - before > _SLOW:
+        if time.monotonic() - before > self._slow_time:
             self._slow = _SLOW_TURNS
         return _COUNTED.pack(_COUNTED.size, _TWRITE + 1, tag, n)
 

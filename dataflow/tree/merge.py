@@ -152,11 +152,18 @@ def _base_tree(objects: Objects, bases: list[Oid], driver: Driver | None, depth:
     return tree
 
 
-def merge_commits(objects: Objects, ours: Oid, theirs: Oid, driver: Driver | None = None) -> Merged:
-    """Merge two commits' trees over their common ancestor."""
-    base = base_tree(objects, ours, theirs, driver)
+def merge_commits(
+    objects: Objects,
+    ours: Oid,
+    theirs: Oid,
+    driver: Driver | None = None,
+    *,
+    base: Oid | None = None,
+) -> Merged:
+    """Merge two commits' trees over their common ancestor, `base` where it is known."""
+    tree = objects.commit(base).tree if base else base_tree(objects, ours, theirs, driver)
     return merge_trees(
-        objects, base, objects.commit(ours).tree, objects.commit(theirs).tree, driver
+        objects, tree, objects.commit(ours).tree, objects.commit(theirs).tree, driver
     )
 
 

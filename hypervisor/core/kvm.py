@@ -315,7 +315,10 @@ class Vm:
             check("pause", lib.hv_vm_pause(self.handle))
 
     def stop(self) -> None:
-        """Tell all processors to end for good; returns at once, `close` waits for them."""
+        """Tell all processors to end for good; returns at once, `close` waits for them.
+
+        Answers are dropped from here on.
+        """
         check("stop", lib.hv_vm_stop(self.handle))
 
     # Exits

@@ -258,8 +258,8 @@ int hv_vm_answer(struct hv_vm *vm, uint32_t index, uint64_t data)
     if (!v)
         return -EINVAL;
     pthread_mutex_lock(&vm->lock);
-    int rc = v->state == HV_VCPU_WAITING && !v->posted ? 0 : -EINVAL;
-    if (rc == 0) {
+    int rc = vm->stopping || (v->state == HV_VCPU_WAITING && !v->posted) ? 0 : -EINVAL;
+    if (rc == 0 && !vm->stopping) { /* nobody waits for an answer any more */
         v->answer = data;
         v->state = HV_VCPU_RUNNING; /* here already: pause waits until the access is complete */
         pthread_cond_signal(&v->wake);

@@ -99,12 +99,12 @@ class KvmEngine:
         """Make the devices; some have to find somebody first, unless the machine is killed."""
         if config.engine_args:
             raise EngineError(f"{config.engine_args[0]} is for QEMU: choose the engine qemu")
+        await self._shares.open(config.shares)
         check(config)
         self._console = console
         self._links = Links(config.nics, config.name, self._notify)
         warn = partial(self._notify, EventKind.WARNING)
         blocks = await open_blocks(config.disks, config.cpus, warn)
-        await self._shares.open(config.shares)
         shares = (P9(tag, server) for tag, server in self._shares.servers)
         self._devices = [*_devices(config, self._links, blocks), *shares]
         preparing = self._loop.create_task(self._prepare_devices())

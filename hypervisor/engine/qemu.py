@@ -90,10 +90,10 @@ class QemuEngine:
         if program is None:
             raise EngineError(f"{self._qemu} is not here: run apt-get install qemu-system-x86")
         try:
+            await self._shares.open(config.shares)
             check(config)
             check_files(config)
             await prepare_all(config.disks, lambda why: notify(EventKind.WARNING, why))
-            await self._shares.open(config.shares)
             self._spawn(program, config, console, notify)
             await self._connect(notify)
         except BaseException as error:

@@ -18,7 +18,7 @@ class Side:
     """One pump, its client's end, and its file."""
 
     def __init__(self, make, attr):
-        self.pump = make(LIMIT)
+        self.pump = make(LIMIT, 1e6)
         self.ours, self.client = socket.socketpair()
         self.client.setblocking(False)
         self.file = os.memfd_create("fuzz")

@@ -21,7 +21,7 @@ CONTENT = bytes(range(256)) * 1000
 
 class World:
     def __init__(self, make, path):
-        self.pump = make(MSIZE)
+        self.pump = make(MSIZE, 1e6)
         self.server, self.client = socket.socketpair()
         self.client.settimeout(5)
         self.path = path
@@ -87,6 +87,20 @@ def test_write(world):
     assert world.serve(write(5, 2, b"hello")) is Outcome.IDLE
     assert world.client.recv(100) == struct.pack("<IBHI", 11, 119, 3, 5)
     assert world.path.read_bytes()[:8] == CONTENT[:2] + b"hello" + CONTENT[7:8]
+
+
+@pytest.mark.parametrize("make", [Pump, PurePump])
+def test_after_a_slow_write_some_go_to_python(make, tmp_path):
+    made = World(make, tmp_path / "f")
+    made.pump = make(MSIZE, -1.0 if make is PurePump else 0)
+    made.pump.learn(5, Open(May.WRITE, made.fd, -1, 0, 0))
+    assert made.serve(write(5, 0, b"a")) is Outcome.IDLE
+    for _ in range(256):
+        assert made.serve(write(5, 0, b"b")) is Outcome.MESSAGE
+    assert made.serve(write(5, 0, b"c")) is Outcome.IDLE
+    made.client.close()
+    made.server.close()
+    os.close(made.fd)
 
 
 def test_write_in_pieces(world):

@@ -221,6 +221,8 @@ def test_stop_ends_a_processor_that_waits_for_an_answer() -> None:
         guest.vm.resume()
         found = guest.exit()
         guest.vm.stop()
+        guest.vm.answer(found)  # dropped, also when the thread is still there
+        guest.vm.answer(found)
         guest.close()
         with pytest.raises(UsageError, match="closed"):
             guest.vm.answer(found)

@@ -8,7 +8,7 @@ import gc
 import os
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import p9_driver as p9
@@ -42,10 +42,12 @@ def top(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def guest(bench: MakeBench, top: Path) -> Mount:
-    guest = mount(bench(P9("src", DirectoryServer(str(top)))))
+def guest(bench: MakeBench, top: Path) -> Iterator[Mount]:
+    server = DirectoryServer(str(top))
+    guest = mount(bench(P9("src", server)))
     attach(guest)
-    return guest
+    yield guest
+    guest.bench.loop.run_until_complete(server.close())
 
 
 def attach(guest: Mount) -> None:
@@ -170,6 +172,7 @@ def test_a_server_that_is_full(bench: MakeBench, top: Path) -> None:
     server._connections_max = 0
     guest = Mount.start(bench(P9("src", server)))
     assert guest.call(p9.tversion()) == rlerror(p9.NOTAG, errno.EIO)
+    guest.bench.loop.run_until_complete(server.close())
 
 
 def test_no_descriptor_waits_for_the_garbage_collector(bench: MakeBench, top: Path) -> None:

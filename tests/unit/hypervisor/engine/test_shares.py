@@ -9,6 +9,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+import uvloop
 from click.testing import CliRunner
 
 from dataflow import Repository, Server, repository_root
@@ -20,6 +21,8 @@ from hypervisor.engine import qemu_args, shares
 from hypervisor.engine.kvm import KvmEngine
 from hypervisor.engine.qemu import QemuEngine, _share
 from hypervisor.engine.shares import Shares, directory_of, parse
+
+uvloop.run(asyncio.sleep(0))  # libuv opens two descriptors for the life of the process
 
 
 @pytest.fixture
