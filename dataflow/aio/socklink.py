@@ -27,7 +27,7 @@ _HOT = {24: 7, 110: 11, 116: 7, 118: 7}  # Tgetattr, Twalk, Tread, Twrite: where
 class SocketLink(Link):
     """A connected stream socket, which then belongs to the link."""
 
-    def __init__(self, owner: Owner, sock: socket.socket, pump: type[PumpLike] = Pump) -> None:
+    def __init__(self, owner: Owner, sock: socket.socket) -> None:
         self._owner = owner
         self._sock = sock
         self._fd = sock.fileno()
@@ -42,7 +42,7 @@ class SocketLink(Link):
         self._closed = self._again = False
         self.done = asyncio.Event()
         self.connect(owner, _peer(sock))
-        self._pump: PumpLike = pump(self.connection.session.msize)  # type: ignore[call-arg]
+        self._pump: PumpLike = Pump(self.connection.session.msize)
         self._limit = self.connection.session.msize
 
     def start(self) -> None:
