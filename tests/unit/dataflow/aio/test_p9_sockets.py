@@ -207,7 +207,7 @@ async def test_odd_names(served, name):
         made = await raw.ask(Tmkdir(0, name, 0o755, 0))
         if number == 2 and name:
             assert not isinstance(made, Rlerror)
-            assert os.path.isdir(os.path.join(served.top, name))
+            assert (served.top / name).is_dir()
             await raw.ask(Twalk(0, 2, ()))
             opened = await raw.ask(Tlcreate(2, name, os.O_RDWR | os.O_CREAT, 0o644, 0))
             assert isinstance(opened, Rlerror), "it is a directory"
