@@ -148,6 +148,22 @@ class ConflictsRemainError(UsageError):
         self.paths = paths
 
 
+class QuotaError(UsageError):
+    """An owner's open transactions are too many, or hold too much."""
+
+    errno = _errno.EDQUOT
+
+    def __init__(self, wanted: int, used: int, limit: int, what: str = "octets in edits") -> None:
+        super().__init__(f"{what}: {used} and {wanted} more, at most {limit}")
+        self.wanted, self.used, self.limit = wanted, used, limit
+
+
+class AccessError(UsageError):
+    """It belongs to somebody else."""
+
+    errno = _errno.EACCES
+
+
 class ObjectMissingError(PeerError):
     """The repository lacks an object that something in it names."""
 

@@ -121,13 +121,22 @@ class Engine:
             limit = None if limit is None else limit - 1
 
     def write_commit(
-        self, tree: Oid, parents: Sequence[Oid], message: str, author: str | None = None
+        self,
+        tree: Oid,
+        parents: Sequence[Oid],
+        message: str,
+        author: str | None = None,
+        committer: str | None = None,
     ) -> Oid:
         """Put a commit; its time is not before its parents', so that walks stay in order."""
         when = max([int(self.clock()), *(self.objects.commit(p).commit_time for p in parents)])
         ident = check_author(author) if author else self.author
-        clean = message.replace("\0", "").strip("\n") or "(no commit message)"
-        return self.objects.put_commit(tree, tuple(parents), ident, clean + "\n", when)
+        by = check_author(committer) if committer else ident
+        return self.objects.put_commit(tree, tuple(parents), ident, self.clean(message), when, by)
+
+    def clean(self, message: str) -> str:
+        """Return a message as a commit has it."""
+        return (message.replace("\0", "").strip("\n") or "(no commit message)") + "\n"
 
     def advance(
         self,

@@ -18,7 +18,7 @@ from ..store.objects import EMPTY_TREE, EXECUTABLE, FILE
 from ..tree.diff import Difference, diff
 from ..tree.history import is_ancestor
 from ..tree.merge import base_tree, merge_trees, resolve_lines
-from ..tree.overlay import Overlay, Stat
+from ..tree.overlay import Overlay, Room, Stat
 from ..tree.paths import Path, parse, text
 from .engine import Committed, Engine, check_author, check_branch
 from .worker import Worker
@@ -51,9 +51,11 @@ class Transaction:
         author: str | None = None,
         expect: str | None = None,
         worker: Worker | None = None,
+        room: Room | None = None,
     ) -> None:
         self.engine = engine
         self.expect = expect  # commit only if this is the head; "": if there is none
+        self.committer: str | None = None  # who commits, where that is not the author
         self.branch = check_branch(branch)
         self.message = message
         self.author = check_author(author) if author else None
@@ -68,7 +70,7 @@ class Transaction:
         self._worker = worker
         self._on_close: list[Callable[[], object]] = []
         self.version = 0  # rises with each edit
-        self._tree = Overlay(engine.objects, engine.tree(self.origin).oid)
+        self._tree = Overlay(engine.objects, engine.tree(self.origin).oid, room)
 
     def on_close(self, callback: Callable[[], object]) -> None:
         """Call `callback` once when the transaction has been committed or closed."""
@@ -90,6 +92,11 @@ class Transaction:
     def conflicts(self) -> tuple[str, ...]:
         """The paths that still conflict, sorted; writing or removing one resolves it."""
         return tuple(text(p) for p in sorted(self._conflicts))
+
+    @property
+    def held(self) -> int:
+        """The octets that edits hold in memory."""
+        return self._tree.held
 
     def read(self, path: str | bytes, offset: int = 0, count: int | None = None) -> bytes:
         """Return a file's octets (a link's target)."""
@@ -210,8 +217,11 @@ class Transaction:
             raise ConflictsRemainError(self.conflicts)
         self.state = State.BUSY
         try:
-            commit = self.engine.write_commit(tree.store(), self.parents, self.message, self.author)
-            result = self.engine.advance(self.branch, commit, self.author, self.expect, new=True)
+            by = self.committer or self.author
+            commit = self.engine.write_commit(
+                tree.store(), self.parents, self.message, self.author, by
+            )
+            result = self.engine.advance(self.branch, commit, by, self.expect, new=True)
         except BaseException:
             self.state = State.OPEN
             raise
@@ -255,6 +265,16 @@ class Transaction:
         against = self.engine.resolve(commit) if commit else self.origin
         return tuple(diff(self.engine.objects, self.engine.tree(against).oid, self._open().store()))
 
+    def snapshot(self) -> Overlay:
+        """Return a copy of the tree, for another thread."""
+        return self._tree.copy()
+
+    def reset(self, tree: Oid, conflicts: Sequence[Path]) -> None:
+        """Begin again with a tree, in which `conflicts` are to be resolved."""
+        self._open().reset(tree)
+        self._conflicts = set(conflicts)
+        self.version += 1
+
     def close(self) -> None:
         """Give up; nothing is committed.  Closing again does nothing."""
         if self.state is State.OPEN:
@@ -267,6 +287,7 @@ class Transaction:
             self._closed()
 
     def _closed(self) -> None:
+        self._tree.reset(EMPTY_TREE)
         while self._on_close:
             self._on_close.pop()()
 

@@ -81,16 +81,21 @@ class SessionScope:
     """The life of one connection: what must be undone when it ends."""
 
     def __init__(self) -> None:
-        self._callbacks: list[Callable[[], object]] = []
+        self._callbacks: dict[Callable[[], object], None] = {}
 
     def on_close(self, callback: Callable[[], object]) -> None:
         """Call `callback` once, synchronously, when the connection has ended."""
-        self._callbacks.append(callback)
+        self._callbacks[callback] = None
+
+    def forget(self, callback: Callable[[], object]) -> None:
+        """Take a callback back: what it was for has ended before the connection."""
+        self._callbacks.pop(callback, None)
 
     def close(self) -> None:
         """Run and forget the callbacks, last one first; the server calls this."""
         while self._callbacks:
-            self._callbacks.pop()()
+            callback, _ = self._callbacks.popitem()
+            callback()
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,13 +231,20 @@ class Objects:
         return oid
 
     def put_commit(
-        self, tree: Oid, parents: tuple[Oid, ...], author: str, message: str, when: int
+        self,
+        tree: Oid,
+        parents: tuple[Oid, ...],
+        author: str,
+        message: str,
+        when: int,
+        committer: str | None = None,
     ) -> Oid:
-        """Keep a commit in which author and committer are the same, in UTC."""
+        """Keep a commit, its times in UTC; the committer is the author if it is not given."""
+        by = committer or author
         lines = [f"tree {tree}", *(f"parent {p}" for p in parents)]
-        lines += (f"author {author} {when} +0000", f"committer {author} {when} +0000", "", message)
+        lines += (f"author {author} {when} +0000", f"committer {by} {when} +0000", "", message)
         oid = self.store.put(Kind.COMMIT, "\n".join(lines).encode("utf-8", "surrogateescape"))
-        self._commits.put(oid, Commit(oid, tree, parents, author, author, when, when, message))
+        self._commits.put(oid, Commit(oid, tree, parents, author, by, when, when, message))
         return oid
 
 

@@ -13,6 +13,7 @@ from ..tree.paths import ROOT, Path, check_name, text
 from ..tree.tree import find
 from .base import FixedDir, Hub, answers
 from .files import TextFile, command_file, head_lines, reflog_lines, tree_lines
+from .logs import LogDir, log_file
 from .ro import TreeDir, head_source
 from .transactions import DiffDir, TransactionsDir, tree_differs
 
@@ -20,12 +21,15 @@ _NAMES = (
     "head",
     "head.live",
     "reflog",
+    "log.live",
+    "log",
     "fast-forward",
     "ro",
     "watch",
     "transactions",
     "diff",
 )
+_WATCHED = ("tree.live", "log.live", "log")
 Source = Callable[[Context], AsyncIterator[Buffer]]
 
 
@@ -139,6 +143,10 @@ class BranchDir(FixedDir):
                 return stream(key, lambda ctx: head_lines(hub, branch))
             case "reflog":
                 return stream(key, lambda ctx: reflog_lines(hub, branch))
+            case "log.live":
+                return log_file(hub, branch)
+            case "log":
+                return LogDir(hub, branch)
             case "fast-forward":
                 return command_file(key, self._fast_forward, mode=0o200)
             case "ro":
@@ -161,7 +169,7 @@ class BranchDir(FixedDir):
 
 
 class WatchDir(Directory):
-    """watch/: tree.live for a path, and `<name>.node` for each name below, there or not."""
+    """watch/: the streams of a path, and `<name>.node` for each name below, there or not."""
 
     mode = 0o555
 
@@ -173,22 +181,26 @@ class WatchDir(Directory):
 
     @answers
     async def lookup(self, name: str, ctx: Context) -> Node:
-        """Return the stream, or the directory for a name below."""
-        if name == "tree.live":
-            return self._stream()
+        """Return a stream, or the directory for a name below."""
+        if name in _WATCHED:
+            return self._node(name)
         if not name.endswith(".node"):
             raise NotFoundError(name)
         below = check_name(name.removesuffix(".node").encode("utf-8", "surrogateescape"))
         return WatchDir(self._hub, self._branch, (*self._path, below))
 
-    def _stream(self) -> StreamFile:
+    def _node(self, name: str) -> Node:
         hub, branch, path = self._hub, self._branch, self._path
+        if name == "log.live":
+            return log_file(hub, branch, path)
+        if name == "log":
+            return LogDir(hub, branch, path)
         key = ("tree.live", branch, text(path))
         return stream(key, lambda ctx: tree_lines(hub, branch, path))
 
     @answers
     async def entries(self, ctx: Context) -> Sequence[Entry]:
-        """Return the stream and the names that are there now."""
+        """Return the streams and the names that are there now."""
 
         def job() -> list[bytes]:
             engine = self._hub.repo.engine
@@ -201,7 +213,7 @@ class WatchDir(Directory):
             Entry(text((n,)) + ".node", WatchDir(self._hub, self._branch, (*self._path, n)).qid)
             for n in names
         ]
-        return [Entry("tree.live", self._stream().qid), *nodes]
+        return [*(Entry(name, self._node(name).qid) for name in _WATCHED), *nodes]
 
 
 def stream(key: tuple[str, ...], source: Source) -> StreamFile:

@@ -184,10 +184,12 @@ def head_lines(hub: Hub, branch: str) -> AsyncIterator[Buffer]:
 def reflog_lines(hub: Hub, branch: str) -> AsyncIterator[Buffer]:
     """Stream every commit of the branch's own line from now on; blank when it is deleted."""
 
-    async def line(change: Change) -> str:
-        return "" if change.kind is ChangeKind.DELETED else change.commit
+    async def line(change: Change) -> str | None:
+        if change.kind is ChangeKind.DELETED:
+            return ""
+        return change.commit or None  # cut, with nothing in common: the new commits follow
 
-    return Lines[Change](hub.repo.watch(branch, first_parent=True), line)
+    return Lines[Change](hub.repo.branch(branch).watch(first_parent=True), line)
 
 
 def tree_lines(hub: Hub, branch: str, path: Path) -> AsyncIterator[Buffer]:
@@ -206,4 +208,4 @@ def tree_lines(hub: Hub, branch: str, path: Path) -> AsyncIterator[Buffer]:
         last[:] = [found]
         return found
 
-    return Lines[Oid | None](hub.repo.follow(branch), line)
+    return Lines[Oid | None](hub.repo.follow(branch, b"/".join(path)), line)

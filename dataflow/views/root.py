@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import json
 import logging
@@ -14,9 +16,10 @@ from ..p9.nodes import StaticFile
 from ..p9.tree import Context, Directory, Entry, Node
 from ..store import objects as git
 from ..store.base import Kind, Oid
-from .base import LEASE, Hub, NamedDir, answers
+from .base import Hub, NamedDir, answers
 from .branches import BranchesDir
 from .files import LETTERS, EditFile, TextFile
+from .lease import LEASE, Limits
 from .ro import TreeDir, file_node, fixed_source
 from .transactions import DiffDir, lines, tree_differs
 
@@ -31,13 +34,18 @@ _LEVELS = {
 }
 
 
-def repository_root(repo: Repository, *, lease: float = LEASE) -> Node:
+def repository_root(
+    repo: Repository, *, lease: float = LEASE, limits: Limits | None = None
+) -> Node:
     """Return the root of the tree that 9P clients of `repo` see: `Server(repository_root(repo))`.
 
     The tree is DataKit's, plus nested branch names and branch/B/diff.  A transaction outlives the
-    last connection that used it by `lease` seconds.
+    last connection that used it by `lease` seconds; `limits` says that and more.
     """
-    hub = Hub(repo, lease=lease)
+    hub = Hub(repo, limits or Limits(lease=lease))
+    with contextlib.suppress(RuntimeError):  # no loop runs: at the first use, then
+        asyncio.get_running_loop()
+        hub.leases.restore()
     debug = {"dataflow": debug_dir("dataflow")}
     return NamedDir(
         ("root",),

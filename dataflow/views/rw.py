@@ -27,7 +27,8 @@ from ..p9.tree import (
 )
 from ..store import objects as git
 from ..tree.paths import ROOT, Path, text
-from .base import Lease, answers
+from .base import answers
+from .lease import Lease, Leases
 from .ro import dir_mode
 
 _REGULAR = {git.FILE, git.EXECUTABLE}
@@ -45,11 +46,16 @@ class Place:
 class RwTree:
     """One transaction's tree as nodes; knows the places in use, to move them with a rename."""
 
-    def __init__(self, lease: Lease) -> None:
+    def __init__(self, leases: Leases, lease: Lease) -> None:
+        self._leases = leases
         self.lease = lease
         self.transaction = lease.transaction
         self._places: weakref.WeakSet[Place] = weakref.WeakSet()
         self._id = lease.number
+
+    async def save(self) -> None:
+        """Make the transaction durable as it is now."""
+        await self._leases.save(self.lease)
 
     def place(self, path: Path) -> Place:
         """Return a place that follows renames."""
@@ -74,6 +80,7 @@ class RwTree:
 
     def touch(self, path: Path, ns: int | None = None) -> None:
         """Note that something changed at `path`, now or at a given time."""
+        self.lease.used()
         self.lease.times[path] = self.lease.now_ns() if ns is None else ns
 
     def qid(self, path: Path) -> int:
@@ -157,6 +164,11 @@ class RwHandle(Handle):
         self._tree.transaction.write_at(octets, offset, bytes(data))
         self._tree.touch(self._place.path)
         return len(data)
+
+    @answers
+    async def fsync(self, datasync: bool) -> None:
+        """Make the transaction durable as it is, so that it survives the server."""
+        await self._tree.save()
 
 
 class RwLink(Symlink):
