@@ -58,7 +58,7 @@ async def test_links(pair, tmp_path):
     await near.set_xattr("f", "user.a", b"value")
     assert await near.get_xattr("f", "user.a") == b"value"
     assert "user.a" in await near.xattrs("f")
-    await near.set_xattr("f", "user.a", b"")
+    await near.set_xattr("f", "user.a", b"", os.XATTR_REPLACE)
     assert "user.a" not in await near.xattrs("f")
     assert (await near.statfs()).blocks == (await far.statfs()).blocks
 
