@@ -24,7 +24,9 @@ from .branch.repository import Repository, merge_now
 from .branch.transaction import Transaction
 from .errors import ConflictsRemainError, DataflowError, MergeConflictError, UsageError
 from .p9.errors import NineError
+from .store.disk import DiskStore
 from .store.objects import DIRECTORY, EXECUTABLE, SYMLINK
+from .store.pack import GRACE
 from .tree.diff import diff as differences
 from .tree.paths import parse, text
 from .views.root import repository_root
@@ -303,6 +305,18 @@ def log(git: str, branch: str, limit: int | None, as_json: bool) -> None:
     with Repository.open(git, create=False) as repo:
         for c in repo.engine.log(repo.engine.resolve(branch), limit=limit):
             say(asdict(c), f"{c.oid} {c.message.splitlines()[0] if c.message else ''}", as_json)
+
+
+@command("pack")
+@click.option(
+    "--grace", type=click.FloatRange(0), default=GRACE, show_default=True,
+    help="Leave objects loose that others wrote in the last so many seconds.",
+)  # fmt: skip
+def pack(git: str, grace: float, as_json: bool) -> None:
+    """Pack loose objects and merge small packs; a repository that is written to may stay in use."""
+    with contextlib.closing(DiskStore(git, create=False)) as store:
+        done = store.packer.pack(grace=grace)
+        say(asdict(done), f"{done.packed} objects packed, {done.merged} packs merged", as_json)
 
 
 @command("diff")

@@ -73,6 +73,9 @@ class Engine:
         self.groups = Grouped(store, self._tell, self.objects.forget)
 
     def _tell(self, name: str) -> None:
+        head = self.store.ref(name)
+        if head is not None and name.startswith(HEADS):
+            self.objects.follow(head)
         self.moved(name.removeprefix(HEADS))
 
     def head(self, branch: str) -> Oid | None:

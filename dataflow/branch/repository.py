@@ -20,6 +20,7 @@ from ..store.base import HEADS, Oid, Store
 from ..store.disk import DiskStore
 from ..store.memory import MemoryStore
 from ..store.objects import Commit
+from ..store.pack import LIMIT
 from ..tree.diff import Difference, diff
 from ..tree.merge import Driver
 from ..tree.paths import parse, text
@@ -146,13 +147,17 @@ class Repository:
         create: bool = True,
         driver: Driver | None = None,
         poll_interval: float = 0.05,
+        pack_limit: int = LIMIT,
     ) -> Repository:
         """Open the repository at `path`; a bare one is made there if there is none.
 
         `fsync=False` trades durability for speed.  `lock_timeout` is how many seconds to wait for
-        another git's lock on a branch.
+        another git's lock on a branch.  More than `pack_limit` loose objects are packed in the
+        background (0: never).
         """
-        store = DiskStore(path, fsync=fsync, lock_timeout=lock_timeout, create=create)
+        store = DiskStore(
+            path, fsync=fsync, lock_timeout=lock_timeout, create=create, pack_limit=pack_limit
+        )
         return cls(store, author=author, driver=driver, poll_interval=poll_interval)
 
     @classmethod

@@ -8,12 +8,39 @@ process, `update` makes all that was put durable and moves references to it.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 Oid = str  # 40 lower-case hexadecimal digits
 HEADS = "refs/heads/"
+
+
+class Link(NamedTuple):
+    """What a walk over history asks of a commit; `generation` 0 is unknown."""
+
+    parents: tuple[Oid, ...]
+    time: int
+    generation: int = 0
+
+
+class History(Protocol):
+    """What a store may know of commits without reading them: see `index`."""
+
+    def get(self, oid: Oid) -> Link | None:
+        """Return what is known of a commit; None if nothing is."""
+
+    def generation(self, oid: Oid) -> int:
+        """Return a commit's generation, above its parents'; 0 if it is not known."""
+
+    def back(self, oid: Oid, steps: int) -> Oid | None:
+        """Return the commit so many first parents back; None if that is not known."""
+
+    def distance(self, old: Oid, new: Oid) -> int | None:
+        """Return how many first parents `old` is behind `new`; None if it is not, or unknown."""
+
+    def follow(self, oid: Oid, read: Callable[[Oid], Link]) -> None:
+        """Make `oid` and all behind it known, now or soon."""
 
 
 class Kind(enum.IntEnum):
@@ -40,6 +67,10 @@ class Store(Protocol):
 
     `put`, `flush` and `update` are for one writer at a time, which the caller sees to.
     """
+
+    @property
+    def history(self) -> History | None:
+        """What is known of commits without reading them, if anything."""
 
     def get(self, oid: Oid) -> tuple[Kind, bytes]:
         """Return an object's kind and content; `ObjectMissingError` if it is not there."""

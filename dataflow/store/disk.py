@@ -2,6 +2,7 @@
 
 Objects: dulwich reads packs, `loose` reads and writes loose files.  References: `refs`.  What makes
 both durable, and what a crash leaves: `journal`, which opens with the theory, and `recovery`.
+What becomes of many loose files: `pack`.  What is known of history: `index`.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from dulwich.repo import Repo
 
 from ..errors import ObjectMissingError, PeerError
 from .base import HEADS, Kind, Oid, RefUpdate
+from .index import History
 from .journal import Journal
 from .loose import LooseWriter, Staged, decode, object_id
+from .pack import LIMIT, Packer
 from .recovery import Recovered, recover
 from .refs import RefFiles, lock_owner
 
@@ -27,7 +30,8 @@ PENDING_MAX = 16 << 20  # octets kept in memory before they are written out
 class DiskStore:
     """Objects and references of the Git repository at `path`; made, bare, if there is none.
 
-    `recovered` tells what the journals of dead owners had to repair.
+    `recovered` tells what the journals of dead owners had to repair.  More than `pack_limit` loose
+    objects are packed in the background (0: never).
     """
 
     def __init__(
@@ -37,12 +41,15 @@ class DiskStore:
         fsync: bool = True,
         lock_timeout: float = 5.0,
         create: bool = True,
+        pack_limit: int = LIMIT,
     ) -> None:
         self.path = os.path.abspath(os.fspath(path))
         self.fsync = fsync
         self._repo = _open(self.path, create)
         self.git_dir = self._repo.controldir()
         self._writer = LooseWriter(os.path.join(self._repo.commondir(), "objects"))
+        self.history = History(os.path.join(self._repo.commondir(), "dataflow"))
+        self.packer = Packer(self._writer.root, self._repo.commondir(), limit=pack_limit)
         self._refs = RefFiles(self._repo, lock_timeout)
         self._refs.on_busy = self._busy
         self._journal = Journal(os.path.join(self._repo.commondir(), "dataflow"))
@@ -100,9 +107,9 @@ class DiskStore:
     def flush(self) -> None:
         """Write everything put so far; the next `update` makes it durable."""
         if self._pending:
-            self._commit(())
+            self.packer.written(len(self._commit(())))
 
-    def _commit(self, updates: Sequence[RefUpdate]) -> None:
+    def _commit(self, updates: Sequence[RefUpdate]) -> list[Oid]:
         """Write what was put; with `updates` this is the step after which they are durable."""
         pending = self._pending.items()
         try:
@@ -114,6 +121,7 @@ class DiskStore:
             except BaseException:
                 staged.abort()
                 raise
+            return list(self._pending)
         finally:
             self._pending, self._pending_len = {}, 0
 
@@ -145,8 +153,9 @@ class DiskStore:
             self._journal.open()
             self._refs.mark = self._journal.name
         with self._refs.locked(updates) as publish:
-            self._commit(updates)
+            oids = self._commit(updates)
             publish()
+        self.packer.settled(oids)
 
     # The life of the store.
 
@@ -158,6 +167,8 @@ class DiskStore:
         """Empty the journal and close packs; what was put and not flushed is lost."""
         self._pending.clear()
         self._pending_len = 0
+        self.packer.close()
+        self.history.close()
         self._journal.close()
         self._repo.close()
 

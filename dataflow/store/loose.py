@@ -23,6 +23,7 @@ from .syncing import fsync_path
 _counter = itertools.count()
 _KINDS = {b"commit": Kind.COMMIT, b"tree": Kind.TREE, b"blob": Kind.BLOB, b"tag": Kind.TAG}
 _HEADER_MAX = 32
+_STORED_FROM = 64 << 10  # octets of a tree that zlib would spend milliseconds on in vain
 
 
 def header(kind: Kind, size: int) -> bytes:
@@ -38,7 +39,9 @@ def object_id(kind: Kind, data: bytes) -> Oid:
 
 
 def encode(kind: Kind, data: bytes, level: int = 1) -> bytes:
-    """Return the octets of the loose file."""
+    """Return the octets of the loose file; large trees, mostly hashes, are only framed."""
+    if kind is Kind.TREE and len(data) >= _STORED_FROM:
+        level = 0
     # Most objects are small, and clearing the tables that large ones need costs more than the rest.
     small = len(data) < 1 << 12
     z = zlib.compressobj(level, zlib.DEFLATED, 12 if small else 15, 4 if small else 8)
@@ -77,7 +80,8 @@ class Staged:
         """Sync each file, name it, and sync the directories."""
         temporary = {target: source for source, target in self.moves}
         for path in self.paths:
-            fsync_path(temporary.get(path, path))
+            with contextlib.suppress(FileNotFoundError):  # it was there and was packed meanwhile
+                fsync_path(temporary.get(path, path))
         self.publish()
         directories = {os.path.dirname(path) for path in self.paths}
         for directory in directories | {os.path.dirname(d) for d in directories}:

@@ -29,6 +29,7 @@ from dulwich.repo import Repo
 
 from ..errors import ExistsError, RefChangedError, RefLockedError
 from .base import HEADS, Oid, RefUpdate
+from .packedrefs import PackedRefs
 from .syncing import fsync_path
 
 T = TypeVar("T")
@@ -53,7 +54,8 @@ class RefFiles:
         self._repo = repo
         self._root = repo.commondir()
         self._scratch = os.path.join(self._root, "dataflow")
-        self._lock = threading.Lock()  # dulwich's cache of packed-refs
+        self._packed = PackedRefs(os.path.join(self._root, "packed-refs"))
+        self._lock = threading.Lock()  # what `_packed` and dulwich remember
         self._stuck: dict[str, tuple[int, int]] = {}  # locks waited for in vain: inode, time
 
     # Reading.
@@ -77,6 +79,8 @@ class RefFiles:
         if value and not value.startswith(b"ref:"):
             return _valid(value)
         with self._lock:
+            if not value:
+                return _valid((self._packed.get(name) or "").encode())
             try:
                 return _valid(self._repo.refs[Ref(name.encode())])
             except KeyError:
@@ -84,14 +88,19 @@ class RefFiles:
 
     def all(self, prefix: str = HEADS) -> dict[str, Oid]:
         """Return all references below `prefix`, sorted."""
+        loose = {name: self.read(name) for name in self._loose(prefix)}
         with self._lock:
-            names = sorted(self._repo.refs.subkeys(Ref(prefix.encode())))
-        found = (
-            (prefix + os.fsdecode(name), self.read(prefix + os.fsdecode(name)))
-            for name in names
-            if not name.endswith(b".lock")
-        )
-        return {name: oid for name, oid in found if oid is not None}
+            found = {**self._packed.below(prefix), **loose}
+        return {name: oid for name, oid in sorted(found.items()) if oid is not None}
+
+    def _loose(self, prefix: str) -> Iterator[str]:
+        """Yield the names of all references with a file of their own."""
+        for directory, _, names in os.walk(self.path(prefix.rpartition("/")[0])):
+            above = os.path.relpath(directory, self._root)
+            for name in names:
+                full = f"{above}/{name}"
+                if full.startswith(prefix) and not name.endswith(".lock"):
+                    yield full
 
     def written(self, name: str) -> int:
         """Return when the reference's file was written, in nanoseconds; 0 if there is none."""
@@ -206,16 +215,14 @@ class RefFiles:
     def _check_parents(self, name: str) -> None:
         """Refuse `a/b` beside `a`, packed or loose (git-check-ref-format: refs are files)."""
         with self._lock:
-            packed = self._repo.refs.get_packed_refs()
-        if not packed or Ref(name.encode()) in packed:
-            return
-        parts = name.split("/")
-        for i in range(3, len(parts)):
-            if Ref("/".join(parts[:i]).encode()) in packed:
-                raise ExistsError(f"branch {'/'.join(parts[2:i])}, above {'/'.join(parts[2:])}")
-        below = name.encode() + b"/"
-        if any(other.startswith(below) for other in packed):
-            raise ExistsError(f"branches below {name}")
+            if self._packed.get(name) is not None:
+                return
+            parts = name.split("/")
+            for i in range(3, len(parts)):
+                if self._packed.get("/".join(parts[:i])) is not None:
+                    raise ExistsError(f"branch {'/'.join(parts[2:i])}, above {'/'.join(parts[2:])}")
+            if self._packed.any_below(name + "/"):
+                raise ExistsError(f"branches below {name}")
 
     def _drop_empty(self, path: str, name: str) -> None:
         for root, _, _ in os.walk(path, topdown=False):
@@ -242,7 +249,7 @@ class RefFiles:
         Its loose file is made first, so that it has its value until the group is durable.
         """
         with self._lock:
-            if Ref(name.encode()) not in self._repo.refs.get_packed_refs():
+            if self._packed.get(name) is None:
                 return
         replace_file(self.path(name), value.encode() + b"\n")
         packed = os.path.join(self._root, "packed-refs")

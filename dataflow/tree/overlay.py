@@ -222,14 +222,8 @@ class Overlay:
     def _store(self, node: Node) -> Oid | None:
         if not node.names:
             return node.base if node.base != EMPTY_TREE else None
-        entries = dict(self.objects.tree(node.base))
-        for name, child in node.names.items():
-            entry = self._store_child(child)
-            if entry is None:
-                entries.pop(name, None)
-            else:
-                entries[name] = entry
-        return self.objects.put_tree(entries) if entries else None
+        changes = {name: self._store_child(child) for name, child in node.names.items()}
+        return self.objects.edit_tree(node.base, changes)
 
     def _store_child(self, child: Node | Leaf | None) -> Entry | None:
         if child is None:

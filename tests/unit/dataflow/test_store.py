@@ -185,3 +185,23 @@ def test_cache_is_bounded() -> None:
     assert len(cache) == 3
     assert 9 in cache
     assert 0 not in cache
+
+
+def test_all_references_loose_and_packed(disk) -> None:
+    a, b = commit(disk, "a"), commit(disk, "b")
+    names = [HEADS + n for n in ("a", "a-b", "x/y", "x/z", "\udcff", "é")]
+    lines = b"".join(f"{a} ".encode() + os.fsencode(n) + b"\n" for n in names)
+    tag = f"{a} refs/tags/t\n^{b}\n"
+    with open(os.path.join(disk.git_dir, "packed-refs"), "wb") as f:
+        f.write(b"# pack-refs with: peeled fully-peeled sorted \n" + lines + tag.encode())
+    disk.update([RefUpdate(HEADS + "x/y", a, b), RefUpdate(HEADS + "new/one", None, b)])
+    open(os.path.join(disk.git_dir, "refs/heads/other.lock"), "w").close()
+    expected = dict.fromkeys(names, a) | {HEADS + "x/y": b, HEADS + "new/one": b}
+    assert disk.refs() == expected
+    assert list(disk.refs()) == sorted(expected)
+    assert disk.refs("refs/") == {**expected, "refs/tags/t": a}
+    assert disk.refs(HEADS + "x/") == {HEADS + "x/y": b, HEADS + "x/z": a}
+    assert disk.ref(HEADS + "x/z") == a
+    for clash in ("x", "a/b"):
+        with pytest.raises(ExistsError):
+            disk.update([RefUpdate(HEADS + clash, None, a)])
