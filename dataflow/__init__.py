@@ -19,6 +19,7 @@ from .errors import (
     RefLockedError,
     UsageError,
 )
+from .tree.conflicts import Conflict
 from .views.root import repository_root
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "Change",
     "ChangeKind",
     "Committed",
+    "Conflict",
     "ConflictsRemainError",
     "DataflowError",
     "FileChange",

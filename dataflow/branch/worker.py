@@ -71,6 +71,7 @@ class Worker:
         carry_out: Callable[[Sequence[Job]], object] = one_by_one,
         idle: Callable[[], object] = lambda: None,
     ) -> None:
+        self.writing = 0  # jobs asked for and not done
         self._carry_out = carry_out
         self._idle = idle
         self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
@@ -90,7 +91,11 @@ class Worker:
             self._writer = threading.Thread(target=self._run, name="dataflow-write", daemon=True)
             self._writer.start()
         self._jobs.put(made)
-        return cast(T, await made.waiter)
+        self.writing += 1
+        try:
+            return cast(T, await made.waiter)
+        finally:
+            self.writing -= 1
 
     async def read(self, job: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run `job`, which changes nothing, beside others."""

@@ -17,11 +17,13 @@ from dulwich.repo import Repo
 
 from ..errors import ObjectMissingError, PeerError
 from .base import HEADS, Kind, Oid, RefUpdate
+from .format import check_format, read_shallow
 from .index import History
 from .journal import Journal
 from .loose import LooseWriter, Staged, decode, object_id
 from .pack import LIMIT, Packer
 from .recovery import Recovered, recover
+from .reflog import Reflogs
 from .refs import RefFiles, lock_owner
 
 PENDING_MAX = 16 << 20  # octets kept in memory before they are written out
@@ -46,13 +48,16 @@ class DiskStore:
         self.path = os.path.abspath(os.fspath(path))
         self.fsync = fsync
         self._repo = _open(self.path, create)
+        self.shallow = read_shallow(self._repo)
         self.git_dir = self._repo.controldir()
-        self._writer = LooseWriter(os.path.join(self._repo.commondir(), "objects"))
-        self.history = History(os.path.join(self._repo.commondir(), "dataflow"))
-        self.packer = Packer(self._writer.root, self._repo.commondir(), limit=pack_limit)
+        self.common_dir = self._repo.commondir()  # where references lie
+        self._writer = LooseWriter(os.path.join(self.common_dir, "objects"))
+        self.history = History(os.path.join(self.common_dir, "dataflow"))
+        self.packer = Packer(self._writer.root, self.common_dir, limit=pack_limit)
         self._refs = RefFiles(self._repo, lock_timeout)
         self._refs.on_busy = self._busy
-        self._journal = Journal(os.path.join(self._repo.commondir(), "dataflow"))
+        self._journal = Journal(os.path.join(self.common_dir, "dataflow"))
+        self._reflogs = Reflogs(self._repo, self.get)
         self._pending: dict[Oid, tuple[Kind, bytes]] = {}
         self._pending_len = 0
         self._lock = threading.Lock()  # dulwich's pack caches
@@ -156,6 +161,7 @@ class DiskStore:
             oids = self._commit(updates)
             publish()
         self.packer.settled(oids)
+        self._reflogs.note(updates)
 
     # The life of the store.
 
@@ -175,7 +181,7 @@ class DiskStore:
 
 def _open(path: str, create: bool) -> Repo:
     try:
-        return Repo(path)
+        return check_format(Repo(path))
     except NotGitRepository:
         if not create or (os.path.isdir(path) and os.listdir(path)):
             raise PeerError(f"{path}: expected a Git repository or an empty directory") from None

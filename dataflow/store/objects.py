@@ -99,6 +99,8 @@ class Objects:
         self, store: Store, *, trees: int = 64 << 20, commits: int = 24 << 20, sizes: int = 8 << 20
     ) -> None:
         self.store = store
+        # The commits at which a shallow clone was cut: their parents are not there.
+        self._shallow: frozenset[Oid] = getattr(store, "shallow", frozenset())
         self._trees: Cache[Oid, Entries] = Cache(trees, _tree_weight)
         self._commits: Cache[Oid, Commit] = Cache(commits, _commit_weight)
         self._sizes: Cache[Oid, int] = Cache(sizes, lambda size: _ITEM_COST)
@@ -141,7 +143,7 @@ class Objects:
             return Commit(
                 oid,
                 raw.tree.decode(),
-                tuple(p.decode() for p in raw.parents),
+                () if oid in self._shallow else tuple(p.decode() for p in raw.parents),
                 _text(raw.author),
                 _text(raw.committer),
                 raw.author_time,
@@ -231,13 +233,20 @@ class Objects:
         return oid
 
     def put_commit(
-        self, tree: Oid, parents: tuple[Oid, ...], author: str, message: str, when: int
+        self,
+        tree: Oid,
+        parents: tuple[Oid, ...],
+        author: str,
+        message: str,
+        when: int,
+        committer: str | None = None,
     ) -> Oid:
-        """Keep a commit in which author and committer are the same, in UTC."""
+        """Keep a commit, its times in UTC; the committer is the author if it is not given."""
+        by = committer or author
         lines = [f"tree {tree}", *(f"parent {p}" for p in parents)]
-        lines += (f"author {author} {when} +0000", f"committer {author} {when} +0000", "", message)
+        lines += (f"author {author} {when} +0000", f"committer {by} {when} +0000", "", message)
         oid = self.store.put(Kind.COMMIT, "\n".join(lines).encode("utf-8", "surrogateescape"))
-        self._commits.put(oid, Commit(oid, tree, parents, author, author, when, when, message))
+        self._commits.put(oid, Commit(oid, tree, parents, author, by, when, when, message))
         return oid
 
 
