@@ -5,6 +5,7 @@ from .aio.server import Server
 from .branch.change import Change, ChangeKind, FileChange
 from .branch.engine import Committed
 from .branch.repository import Branch, Repository
+from .branch.together import MultiTransaction
 from .branch.transaction import Transaction
 from .branch.watch import Watch
 from .errors import (
@@ -14,9 +15,11 @@ from .errors import (
     NotFastForwardError,
     NotFoundError,
     PeerError,
+    RefChangedError,
     RefLockedError,
     UsageError,
 )
+from .tree.conflicts import Conflict
 from .views.root import repository_root
 
 __all__ = [
@@ -24,13 +27,16 @@ __all__ = [
     "Change",
     "ChangeKind",
     "Committed",
+    "Conflict",
     "ConflictsRemainError",
     "DataflowError",
     "FileChange",
     "MergeConflictError",
+    "MultiTransaction",
     "NotFastForwardError",
     "NotFoundError",
     "PeerError",
+    "RefChangedError",
     "RefLockedError",
     "Repository",
     "Server",

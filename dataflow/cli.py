@@ -9,7 +9,7 @@ import os
 
 import click
 
-from .commands import base, edit, look, mount, serve
+from .commands import base, edit, look, mount, pack, serve
 
 
 @click.group(context_settings=base.HELP)
@@ -35,6 +35,7 @@ def main(ctx: click.Context) -> None:
 for command in (
     *(serve.serve, mount.mount, look.ls, look.cat, look.stat, look.log, look.diff, look.watch),
     *(edit.write, edit.rm, edit.mkdir, edit.mv, edit.commit, edit.merge, edit.branch, look.tx),
+    pack.pack,
 ):
     main.add_command(command)
 

@@ -16,12 +16,12 @@ from typing import cast
 
 from ..p9.const import MSIZE_DEFAULT
 from ..p9.errors import ProtocolError, UsageError
-from ..p9.locks import LockTable
 from ..p9.server import Session, SessionStatistics
 from ..p9.state import RootFactory
 from ..p9.tree import Buffer, Context, Node, Peer
 from .connection import Connection
 from .direct import Client, Conversation
+from .waitlocks import WaitingLocks
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class Server:
         self._root = _same(root) if isinstance(root, Node) else root
         self._msize = msize
         self._connections_max = connections_max
-        self._locks = LockTable()
+        self._locks = WaitingLocks()
         self._servers: list[asyncio.Server] = []
         self._paths: list[tuple[str, tuple[int, int]]] = []
         self._live: set[_Link] = set()

@@ -66,6 +66,10 @@ class LockTable:
         self._store(path, kept)
         return LockStatus.SUCCESS
 
+    async def freed(self, path: int) -> bool:
+        """Wait until the locks on `path` changed; False where there is nothing to wait with."""
+        return False
+
     def release_session(self, session: int) -> None:
         """Drop every lock of a connection that ended."""
         for path, locks in list(self._files.items()):

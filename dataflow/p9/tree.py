@@ -60,7 +60,8 @@ class Context:
     """One attach: who attached, to what, over which connection.
 
     `n_uname` is None where the dialect or the client gives no number.  `session` identifies the
-    connection: it is the same object for all attaches on one connection.
+    connection: it is the same object for all attaches on one connection.  `gid` is given with
+    requests of 9P2000.L that make something: the group that it is to have.
     """
 
     uname: str = ""
@@ -68,6 +69,7 @@ class Context:
     n_uname: int | None = None
     peer: Peer = field(default_factory=Peer)
     session: SessionScope = field(default_factory=lambda: SessionScope())
+    gid: int | None = None
 
     @property
     def uid(self) -> int:
@@ -81,16 +83,21 @@ class SessionScope:
     """The life of one connection: what must be undone when it ends."""
 
     def __init__(self) -> None:
-        self._callbacks: list[Callable[[], object]] = []
+        self._callbacks: dict[Callable[[], object], None] = {}
 
     def on_close(self, callback: Callable[[], object]) -> None:
         """Call `callback` once, synchronously, when the connection has ended."""
-        self._callbacks.append(callback)
+        self._callbacks[callback] = None
+
+    def forget(self, callback: Callable[[], object]) -> None:
+        """Take a callback back: what it was for has ended before the connection."""
+        self._callbacks.pop(callback, None)
 
     def close(self) -> None:
         """Run and forget the callbacks, last one first; the server calls this."""
         while self._callbacks:
-            self._callbacks.pop()()
+            callback, _ = self._callbacks.popitem()
+            callback()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +118,7 @@ class Attr:
     mtime_ns: int = 0
     ctime_ns: int = 0
     target: str = ""  # of a symbolic link, for the stat of .u
+    blocks: int | None = None  # of 512 bytes that it takes; None: as many as its size needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +232,7 @@ class Node:
         raise P9Error(errno.ENODATA)
 
     async def set_xattr(self, name: str, value: bytes, flags: int, ctx: Context) -> None:
-        """Set an extended attribute; an empty value removes it (as v9fs asks)."""
+        """Set an extended attribute; an empty value and XATTR_REPLACE remove it (as v9fs asks)."""
         raise P9Error(errno.EOPNOTSUPP)
 
 

@@ -29,14 +29,15 @@ from ..errors import (
 )
 from ..store.base import HEADS, Kind, Oid, Store
 from ..store.disk import DiskStore
-from ..store.loose import fsync_directory
 from ..store.objects import Objects
+from ..store.syncing import fsync_path
 from ..tree.history import is_ancestor
 from .transport import Token, open_client, shown
 
 Object = tuple[Kind, bytes]
 Refs = Mapping[Ref, ObjectID]
 _OID_LEN = 40
+_FORMAT = "it is a SHA-256 repository, ours is SHA-1"
 
 
 @dataclass(slots=True)
@@ -61,10 +62,16 @@ class _DiskRepo(Repo):
     def get_graph_walker(self, heads: list[ObjectID] | None = None) -> ObjectStoreGraphWalker:
         return super().get_graph_walker(_commits(self) if heads is None else heads)
 
+    def _change_object_format(self, object_format_name: str) -> None:
+        raise ValueError(_FORMAT)  # dulwich would turn an empty repository into one of theirs
+
 
 class _MemoryRepo(MemoryRepo):
     def get_graph_walker(self, heads: list[ObjectID] | None = None) -> ObjectStoreGraphWalker:
         return super().get_graph_walker(_commits(self) if heads is None else heads)
+
+    def _change_object_format(self, object_format_name: str) -> None:
+        raise ValueError(_FORMAT)
 
 
 def _commits(repo: Repo | MemoryRepo) -> list[ObjectID]:
@@ -134,7 +141,7 @@ def fetch(store: Store, url: str, branch: str, token: Token, timeout: float) -> 
 def _arrived(store: Store, repo: Repo | MemoryRepo) -> list[Object]:
     if isinstance(repo, Repo):
         if isinstance(store, DiskStore) and store.fsync:
-            fsync_directory(os.path.join(repo.commondir(), "objects", "pack"))
+            fsync_path(os.path.join(repo.commondir(), "objects", "pack"))
         return []
     new = (oid for oid in repo.object_store if not store.has(oid.decode()))
     raw = (repo.object_store.get_raw(oid) for oid in new)
@@ -206,7 +213,7 @@ def _opened(
 
 def _check_format(refs: Refs) -> None:
     if any(len(oid) != _OID_LEN for oid in refs.values()):
-        raise ValueError("it is a SHA-256 repository, ours is SHA-1")
+        raise ValueError(_FORMAT)
 
 
 def _has(objects: Objects, old: Oid, new: Oid) -> bool:

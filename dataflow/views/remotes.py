@@ -25,14 +25,12 @@ from ..p9.tree import (
 from ..store.base import Oid
 from ..sync.config import URL_MAX
 from ..sync.remote import Remote
-from .base import FixedDir, Hub, answers
+from .base import DirsOnly, FixedDir, Hub, answers
 from .files import Lines, command_file
 
 
-class RemotesDir(Directory):
+class RemotesDir(DirsOnly):
     """The remotes of the repository's config.  A name with a slash is no name here: not shown."""
-
-    mode = 0o755
 
     def __init__(self, hub: Hub) -> None:
         self._remotes = hub.repo.remotes
@@ -132,7 +130,7 @@ class RemoteDir(FixedDir):
 
 
 class UrlFile(File):
-    """A remote's URL; each write sets it, and so does cutting it to nothing."""
+    """A remote's URL; each write sets it, and so does cutting it."""
 
     mode = 0o644
 
@@ -164,11 +162,9 @@ class UrlFile(File):
 
     @answers
     async def open(self, flags: int, ctx: Context) -> Handle:
-        """Open in any mode."""
-        cut = flags & OpenFlag.TRUNC
-        if cut:
-            await self.set(b"")
-        return _UrlHandle(self, flags, b"" if cut else await self.text())
+        """Open in any mode; one cut to nothing keeps its URL until the first write or the close."""
+        text = await self.text()
+        return _UrlHandle(self, flags, b"" if flags & OpenFlag.TRUNC else text)
 
 
 class _UrlHandle(Handle):
@@ -176,6 +172,7 @@ class _UrlHandle(Handle):
         self._file = file
         self._flags = flags
         self._text = bytearray(text)
+        self._cut = bool(flags & OpenFlag.TRUNC)
 
     async def read(self, offset: int, count: int) -> Buffer:
         return bytes(self._text[offset : offset + count])
@@ -184,6 +181,7 @@ class _UrlHandle(Handle):
     async def write(self, offset: int, data: Buffer) -> int:
         if not wants_write(self._flags):
             raise P9Error(errno.EBADF, "File is not open for writing")
+        self._cut = False  # a write that is refused leaves what was there
         if self._flags & OpenFlag.APPEND:
             offset = len(self._text)
         if offset > len(self._text):
@@ -197,3 +195,8 @@ class _UrlHandle(Handle):
         await self._file.set(bytes(changed))
         self._text = changed
         return len(data)
+
+    @answers
+    async def close(self) -> None:
+        if self._cut:
+            await self._file.set(b"")

@@ -220,3 +220,11 @@ async def test_serve_until_sigterm(tmp_path) -> None:
     assert process.returncode == 0
     assert out.decode().split() == ["listening", "on", *addresses]
     assert not (tmp_path / "s").exists()
+
+
+def test_pack(run) -> None:
+    run("write", "a", stdin=b"1")
+    run("write", "a", stdin=b"2")
+    assert run("pack") == "0 objects packed, 0 packs merged\n"
+    assert json.loads(run("pack", "--grace", "0", "--json"))["packed"] == 6
+    assert run("cat", "a") == "2"
