@@ -300,10 +300,11 @@ def branch(
 @command("log")
 @branch_option
 @click.option("-n", "limit", type=click.IntRange(1), help="At most so many.")
-def log(git: str, branch: str, limit: int | None, as_json: bool) -> None:
-    """List the branch's own commits, newest first."""
+@click.argument("path", default="")
+def log(git: str, branch: str, limit: int | None, path: str, as_json: bool) -> None:
+    """List the branch's own commits, or those that changed PATH, newest first."""
     with Repository.open(git, create=False) as repo:
-        for c in repo.engine.log(repo.engine.resolve(branch), limit=limit):
+        for c in repo.engine.log(repo.engine.resolve(branch), limit=limit, path=parse(path)):
             say(asdict(c), f"{c.oid} {c.message.splitlines()[0] if c.message else ''}", as_json)
 
 

@@ -16,6 +16,7 @@ from dulwich.objects import ObjectID
 from dulwich.repo import Repo
 
 from ..errors import ObjectMissingError, PeerError
+from .background import Foreground
 from .base import HEADS, Kind, Oid, RefUpdate
 from .index import History
 from .journal import Journal
@@ -48,8 +49,12 @@ class DiskStore:
         self._repo = _open(self.path, create)
         self.git_dir = self._repo.controldir()
         self._writer = LooseWriter(os.path.join(self._repo.commondir(), "objects"))
-        self.history = History(os.path.join(self._repo.commondir(), "dataflow"))
-        self.packer = Packer(self._writer.root, self._repo.commondir(), limit=pack_limit)
+        self._foreground = Foreground()
+        common = self._repo.commondir()
+        self.history = History(os.path.join(common, "dataflow"), foreground=self._foreground)
+        self.packer = Packer(
+            self._writer.root, common, limit=pack_limit, foreground=self._foreground
+        )
         self._refs = RefFiles(self._repo, lock_timeout)
         self._refs.on_busy = self._busy
         self._journal = Journal(os.path.join(self._repo.commondir(), "dataflow"))
@@ -96,6 +101,7 @@ class DiskStore:
 
     def put(self, kind: Kind, data: bytes) -> Oid:
         """Keep an object and return its id; durable only after `update`."""
+        self._foreground.busy()
         oid = object_id(kind, data)
         if oid not in self._pending:
             if self._pending_len + len(data) > PENDING_MAX:

@@ -30,7 +30,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from .background import Breath, Stopped, alone, come_last
+from .background import Breath, Foreground, Stopped, alone, come_last
 from .base import Link, Oid
 
 log = logging.getLogger(__name__)
@@ -136,14 +136,16 @@ class _File:
 class History:
     """The index of one repository, in the directory `path`; made at the first `add`."""
 
-    def __init__(self, path: str, *, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self, path: str, *, capacity: int = CAPACITY, foreground: Foreground | None = None
+    ) -> None:
         self.path = os.path.join(path, "history")
         self._capacity = capacity
         self._file: _File | None = None
         self._known: dict[Oid, int] = {}  # where parents of what was asked last are
         self._lock = threading.Lock()  # who adds, in this process
         self._tried = False
-        self._breathe = Breath()
+        self._breathe = Breath(foreground)
         self._closed = False
         self._filler: threading.Thread | None = None
 

@@ -31,7 +31,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from ..errors import ObjectCorruptError
-from .background import Breath, Stopped, alone, come_last
+from .background import Breath, Foreground, Stopped, alone, come_last
 from .base import Oid
 from .loose import decode, object_id
 from .packfile import Deltas, PackWriter, Step
@@ -42,6 +42,7 @@ LIMIT = 2000
 GRACE = 600.0
 MERGE_MAX = 1 << 30
 FACTOR = 2
+PATIENCE = 4  # times the limit, from which on packing takes as much time as writing
 _GC_PID_AGE = 12 * 3600  # seconds after which git takes a gc.pid for a dead one's
 _LEFTOVER_AGE = 24 * 3600
 _UNTOUCHABLE = (".keep", ".promisor", ".bitmap", ".mtimes")
@@ -76,6 +77,7 @@ class Packer:
         merge_max: int = MERGE_MAX,
         clock: Callable[[], float] = time.time,
         step: Step = lambda name: None,
+        foreground: Foreground | None = None,
     ) -> None:
         self.root = root
         self.limit = limit
@@ -90,7 +92,7 @@ class Packer:
         self._others: int | None = None  # loose objects that are not ours to pack now; about
         self._looked = 0.0
         self._lock = threading.Lock()
-        self._breathe = Breath()
+        self._breathe = Breath(foreground)
         self._thread: threading.Thread | None = None
 
     # When.
@@ -99,6 +101,7 @@ class Packer:
         """Take note of loose objects that a reference leads to now."""
         with self._lock:
             self._settled.update(oids)
+            self._breathe.patient = len(self._settled) < PATIENCE * self.limit
         self._start_if_due()
 
     def written(self, count: int) -> None:
