@@ -158,10 +158,11 @@ class DiskStore:
         if self.fsync:
             self._journal.open()
             self._refs.mark = self._journal.name
+        size = self._pending_len
         with self._refs.locked(updates) as publish:
             oids = self._commit(updates)
             publish()
-        self.packer.settled(oids)
+        self.packer.settled(oids, size)
 
     # The life of the store.
 

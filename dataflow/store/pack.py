@@ -1,7 +1,7 @@
 """Packing in the background, so that loose objects stay bounded and packs few.
 
 Theory of operation.  The store tells which objects it wrote and made reachable.  When these exceed
-`limit`, a thread of low priority writes them into a pack; when the pack is durable, and only then,
+`limit`, or 64 MiB, a thread of low priority writes them into a pack; when the pack is durable, and only then,
 it removes the loose files of the objects that are in it.  Every object was read and its id checked
 on the way; one that is damaged is left where it is.  Objects that others wrote (plain git, another
 process) are packed too, but only when they are older than `grace` seconds: somebody may be about to
@@ -39,6 +39,7 @@ from .packfile import Deltas, PackWriter, Step
 log = logging.getLogger(__name__)
 
 LIMIT = 2000
+SIZE_LIMIT = 64 << 20  # octets of our loose objects, inflated, from which on they are packed too
 GRACE = 600.0
 MERGE_MAX = 1 << 30
 FACTOR = 2
@@ -89,6 +90,7 @@ class Packer:
         self._clock = clock
         self._step = step
         self._settled: set[Oid] = set()
+        self._size = 0  # octets of these, inflated
         self._others: int | None = None  # loose objects that are not ours to pack now; about
         self._looked = 0.0
         self._lock = threading.Lock()
@@ -97,11 +99,12 @@ class Packer:
 
     # When.
 
-    def settled(self, oids: Sequence[Oid]) -> None:
-        """Take note of loose objects that a reference leads to now."""
+    def settled(self, oids: Sequence[Oid], size: int = 0) -> None:
+        """Take note of loose objects, `size` octets, that a reference leads to now."""
         with self._lock:
             self._settled.update(oids)
-            self._breathe.patient = len(self._settled) < PATIENCE * self.limit
+            self._size += size
+            self._breathe.patient = self._backlog() < PATIENCE
         self._start_if_due()
 
     def written(self, count: int) -> None:
@@ -116,11 +119,15 @@ class Packer:
                 self._others = 256 * len(os.listdir(os.path.join(self.root, "17")))
         return self._others or 0
 
+    def _backlog(self) -> float:
+        """Return how much of ours is loose, in units of the limits."""
+        return max(len(self._settled) / max(1, self.limit), self._size / SIZE_LIMIT)
+
     def _start_if_due(self) -> None:
         if not self.limit or (self._thread is not None and self._thread.is_alive()):
             return
         old = self._estimate() >= self.limit and self._clock() - self._looked > self.grace
-        if len(self._settled) >= self.limit or old:
+        if self._backlog() >= 1 or old:
             self._thread = threading.Thread(target=self._run, name="dataflow-pack", daemon=True)
             self._thread.start()
 
@@ -182,6 +189,7 @@ class Packer:
     def _pack_loose(self, grace: float) -> None:
         with self._lock:
             ours, self._settled = self._settled, set()
+            size, self._size = self._size, 0
         found = self._loose()
         before = self._clock() - grace
         chosen = [(mtime, oid) for mtime, oid in found if oid in ours or mtime <= before]
@@ -191,6 +199,7 @@ class Packer:
         except BaseException:
             with self._lock:
                 self._settled |= ours
+                self._size += size
             raise
         self._others = len(found) - len(packed)
         for oid in packed:
