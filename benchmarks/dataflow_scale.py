@@ -2,8 +2,9 @@
 
 The repositories come from `git fast-import`, with 10,000 packed branches:
 
-- spread: 100,000 files in 1,000 directories (the commits measured change 50 files in 50 of them), 100,000 commits, the last 2,500 of which change a file
-  each (those before change one file of a small tree);
+- spread: 100,000 files in 1,000 directories, 100,000 commits, the last 2,500 of which change a file
+  each (those before change one file of a small tree); the commits that are measured change fifty
+  files in fifty of the directories, over and over;
 - flat: 100,000 files in one directory: its tree is an object of 3.7 MB, of which every commit
   writes a new one, so hashing and writing that is what a commit costs at least (the cell `limit`
   times just this: SHA-1, a write and an fsync of so many octets).

@@ -30,6 +30,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from ..errors import DataflowError
 from .background import Breath, Foreground, Stopped, alone, come_last
 from .base import Link, Oid
 
@@ -280,15 +281,21 @@ class History:
     # Filling in the background.
 
     def follow(self, oid: Oid, read: Callable[[Oid], Link]) -> None:
-        """Make `oid` and all behind it known: at once if only it is new, else in the background."""
-        link = read(oid)
-        if self.add(oid, link.parents, link.time) or self._closed:
-            return
-        if self._filler is None or not self._filler.is_alive():
-            self._filler = threading.Thread(
-                target=self._fill, args=(oid, read), name="dataflow-history", daemon=True
-            )
-            self._filler.start()
+        """Make `oid` and all behind it known: at once if only it is new, else in the background.
+
+        Raises nothing: who calls has committed already.
+        """
+        try:
+            link = read(oid)
+            if self.add(oid, link.parents, link.time) or self._closed:
+                return
+            if self._filler is None or not self._filler.is_alive():
+                self._filler = threading.Thread(
+                    target=self._fill, args=(oid, read), name="dataflow-history", daemon=True
+                )
+                self._filler.start()
+        except (OSError, RuntimeError, DataflowError) as exc:  # RuntimeError: no thread to be had
+            log.warning("index of history %s: %s", self.path, exc)
 
     def _fill(self, oid: Oid, read: Callable[[Oid], Link]) -> None:
         come_last()

@@ -1,11 +1,11 @@
 """Packing in the background, so that loose objects stay bounded and packs few.
 
 Theory of operation.  The store tells which objects it wrote and made reachable.  When these exceed
-`limit`, or 64 MiB, a thread of low priority writes them into a pack; when the pack is durable, and only then,
-it removes the loose files of the objects that are in it.  Every object was read and its id checked
-on the way; one that is damaged is left where it is.  Objects that others wrote (plain git, another
-process) are packed too, but only when they are older than `grace` seconds: somebody may be about to
-make them reachable, and `git repack -a -d` drops what is packed and not reachable.
+`limit`, or 64 MiB, a thread of low priority writes them into a pack; when the pack is durable, and
+only then, it removes the loose files of the objects that are in it.  Every object was read and its
+id checked on the way; one that is damaged is left where it is.  Objects that others wrote (plain
+git, another process) are packed too, but only when they are older than `grace` seconds: somebody
+may be about to make them reachable, and `git repack -a -d` drops what is packed and not reachable.
 
 Packs are merged geometrically: each is to have twice as many objects as all smaller ones together,
 so their number grows with the logarithm of history, and an object is copied that many times.
@@ -128,8 +128,10 @@ class Packer:
             return
         old = self._estimate() >= self.limit and self._clock() - self._looked > self.grace
         if self._backlog() >= 1 or old:
-            self._thread = threading.Thread(target=self._run, name="dataflow-pack", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="dataflow-pack", daemon=True)
+            with contextlib.suppress(RuntimeError):  # no thread to be had: another time
+                thread.start()
+                self._thread = thread
 
     def _run(self) -> None:
         come_last()
