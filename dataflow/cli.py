@@ -28,6 +28,7 @@ from .store.disk import DiskStore
 from .store.objects import DIRECTORY, EXECUTABLE, SYMLINK
 from .store.pack import GRACE
 from .tree.diff import diff as differences
+from .tree.patch import deltas, stat, unified
 from .tree.paths import parse, text
 from .views.root import repository_root
 
@@ -81,6 +82,8 @@ def failures() -> Iterator[None]:
     try:
         yield
     except (MergeConflictError, ConflictsRemainError) as err:
+        for conflict in getattr(err, "conflicts", ()):
+            click.echo(f"dataflow: {conflict}", err=True)
         click.echo(f"dataflow: {err}", err=True)
         raise SystemExit(EXIT_CONFLICT) from err
     except BrokenPipeError as err:
@@ -269,9 +272,17 @@ def commit(
 @author_option
 @click.argument("other")
 def merge(git: str, branch: str, message: str, author: str, other: str, as_json: bool) -> None:
-    """Merge OTHER, a branch or a commit id, into the branch; exit code 3 on conflicts."""
+    """Merge OTHER, a branch or a commit id, into the branch; exit code 3 on conflicts.
+
+    With --json every conflict is a line: path, kind, reason, the three stages.
+    """
     with Repository.open(git, author=author) as repo:
-        say_commit(merge_now(repo.engine, branch, other, message), as_json)
+        try:
+            say_commit(merge_now(repo.engine, branch, other, message), as_json)
+        except MergeConflictError as err:
+            for conflict in err.conflicts if as_json else ():
+                say(conflict.as_json(), "", True)
+            raise
 
 
 @command("branch")
@@ -320,16 +331,34 @@ def pack(git: str, grace: float, as_json: bool) -> None:
 
 
 @command("diff")
+@click.option("-M", "--renames", is_flag=True, help="Show removed and added files as renamed.")
+@click.option("--stat", "as_stat", is_flag=True, help="Count added and removed lines.")
+@click.option("-p", "--patch", "as_patch", is_flag=True, help="The unified format of `git apply`.")
 @click.argument("old")
 @click.argument("new")
 @click.argument("path", default="")
-def diff(git: str, old: str, new: str, path: str, as_json: bool) -> None:
-    """List the files that differ between two branches or commits: + added, - removed, * changed."""
+def diff(
+    git: str, renames: bool, as_stat: bool, as_patch: bool, old: str, new: str, path: str,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """List the files that differ between two branches or commits.
+
+    \b
+    + added, - removed, * changed; with -M also > renamed, as OLD => NEW
+    dataflow diff --git state.git -M --stat main topic
+    dataflow diff --git state.git -p main topic results/ | git apply
+    """
     with Repository.open(git, create=False) as repo:
         engine = repo.engine
         a, b = (engine.tree(engine.resolve(name)).oid for name in (old, new))
-        for d in differences(engine.objects, a, b, parse(path)):
-            say({"path": text(d.path), "status": d.status}, str(d), as_json)
+        found = tuple(differences(engine.objects, a, b, parse(path)))
+        for delta in deltas(engine.objects, found, renames=renames):
+            if as_patch and not as_json:
+                sys.stdout.buffer.write(unified(engine.objects, delta))
+                continue
+            lines = stat(engine.objects, delta) if as_stat else None
+            say(delta.as_json(lines), delta.line(lines), as_json)
+        sys.stdout.buffer.flush()
 
 
 @command("watch")
