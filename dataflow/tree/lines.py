@@ -271,9 +271,10 @@ def _candidates(
     A line is sorted by how often the other side has it: never (0), some times (1), often (2).
     """
     limit = min(_root(len(lines)), _COMMON_MAX)
-    found = bytearray(
-        0 if (n := others[lines[i]]) == 0 else 2 if n >= limit else 1 for i in range(start, end)
-    )
+    counts = [others[line] for line in lines[start:end]]
+    if counts and min(counts) and max(counts) < limit:
+        return list(range(start, end))
+    found = bytearray([0 if n == 0 else 2 if n >= limit else 1 for n in counts])
     out = []
     for at, kind in enumerate(found):
         if kind == 1 or (kind == 2 and not _among_new(found, at)):
