@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
-STEPS_MAX = 2_000_000  # about a second
+STEPS_MAX = 4_000_000  # about two seconds
 _COST_MIN = 256
 _COMMON_MAX = 1024
 _WINDOW = 100
