@@ -6,7 +6,8 @@ the other side changed matter (`relevant`): for the others the merge is the same
 the rename.  A file whose last name is unique among removed and among added ones is paired if it
 is alike by 75 %; then every removed file is compared with every added one, and the most alike
 pairs of at least 50 % are taken, best first.  Where the table of pairs would have more than
-`limit` squared cells this last step is left out, and behind `OCTETS_MAX` octets or `WORK_MAX` pieces nothing is alike.
+`limit` squared cells this last step is left out, and behind `OCTETS_MAX` octets or `WORK_MAX`
+pieces nothing is alike.
 """
 
 from __future__ import annotations
