@@ -272,7 +272,7 @@ def _candidates(
     """
     limit = min(_root(len(lines)), _COMMON_MAX)
     counts = [others[line] for line in lines[start:end]]
-    if counts and min(counts) and max(counts) < limit:
+    if 0 not in counts and max(counts, default=0) < limit:
         return list(range(start, end))
     found = bytearray([0 if n == 0 else 2 if n >= limit else 1 for n in counts])
     out = []

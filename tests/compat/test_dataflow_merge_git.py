@@ -218,6 +218,10 @@ def check(history: History, ours: str, theirs: str, note: object) -> bool:
     assert {text(c.path) for c in got.conflicts} == expected, (note, stages, got.conflicts)
     if not expected:
         assert got.tree == tree, note
+    for conflict in got.conflicts:  # what is left in the file, markers and labels included
+        if conflict.marked is not None and conflict.kind is not Kind.RENAME_ADD:
+            found = (find(history.objects, t, conflict.path) for t in (tree, got.tree))
+            assert len(set(found)) == 1, (note, conflict)
     return not expected
 
 

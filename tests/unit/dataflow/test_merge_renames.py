@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commit_graph import Graph, tree
 
-from dataflow.store.objects import EXECUTABLE, SYMLINK
+from dataflow.store.objects import EXECUTABLE, SUBMODULE, SYMLINK, Entry
 from dataflow.tree.conflicts import Kind
 from dataflow.tree.diff import diff
 from dataflow.tree.merge import Options, merge_commits, merge_trees
@@ -148,6 +148,16 @@ def test_only_changed_directories_are_read() -> None:
     fresh.tree = lambda oid: read.append(oid) or original(oid)  # type: ignore[method-assign]
     merge_commits(fresh, g.ids["ours"], g.ids["theirs"])
     assert len(set(read)) <= 8  # three roots, three of d1; d1/e1, d1/e2 and d7 are taken whole
+
+
+def test_submodules_are_taken_or_conflict_and_never_read() -> None:
+    objects = Graph().objects
+    at = {n: objects.put_tree({b"m": Entry(SUBMODULE, n * 40)}) for n in "123"}
+    assert merge_trees(objects, at["1"], at["2"], at["1"]).tree == at["2"]
+    (conflict,) = merge_trees(objects, at["1"], at["2"], at["3"]).conflicts
+    assert (conflict.kind, conflict.theirs) == (Kind.SUBMODULE, Entry(SUBMODULE, "3" * 40))
+    (delta,) = deltas(objects, tuple(diff(objects, at["1"], at["2"])), renames=True)
+    assert b"-Subproject commit 1111" in unified(objects, delta)
 
 
 def test_patch_stat_and_json() -> None:
