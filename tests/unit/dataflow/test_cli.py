@@ -222,10 +222,12 @@ async def test_serve_until_sigterm(tmp_path) -> None:
     assert not (tmp_path / "s").exists()
 
 
-@pytest.mark.parametrize("where", ["git"], indirect=True)
-def test_pack(run) -> None:
+def test_pack(run, where) -> None:
     run("write", "a", stdin=b"1")
     run("write", "a", stdin=b"2")
+    if where[0] == "--server":
+        assert "a server packs by itself" in run("pack", code=1)
+        return
     assert run("pack") == "0 objects packed, 0 packs merged\n"
     assert json.loads(run("pack", "--grace", "0", "--json"))["packed"] == 6
     assert run("cat", "a") == "2"
