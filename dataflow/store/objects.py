@@ -22,6 +22,10 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
+TREE_COST = 16  # what a tree in a cache weighs beside its entries
+KEPT_MIN = 8  # values that a cache keeps whatever they weigh
+
+
 class Entry(NamedTuple):
     """One name's value in a tree: Git's mode and the object's id."""
 
@@ -52,10 +56,12 @@ class Commit:
 
 
 class Cache(Generic[K, V]):
-    """The `size` values used last, for several threads."""
+    """The values used last, for several threads: `size` of them, or so many as weigh that."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, weigh: Callable[[V], int] = lambda value: 1) -> None:
         self._size = size
+        self._weigh = weigh
+        self._weight = 0
         self._items: OrderedDict[K, V] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -66,11 +72,19 @@ class Cache(Generic[K, V]):
                 self._items.move_to_end(key)
                 return self._items[key]
         value = make(key)
-        with self._lock:
-            self._items[key] = value
-            if len(self._items) > self._size:
-                self._items.popitem(last=False)
+        self.put(key, value)
         return value
+
+    def put(self, key: K, value: V) -> None:
+        """Keep a value that is known already."""
+        with self._lock:
+            if key in self._items:
+                self._weight -= self._weigh(self._items.pop(key))
+            self._items[key] = value
+            self._weight += self._weigh(value)
+            while self._weight > self._size and len(self._items) > min(KEPT_MIN, self._size):
+                _, old = self._items.popitem(last=False)
+                self._weight -= self._weigh(old)
 
     def __contains__(self, key: K) -> bool:
         return key in self._items
@@ -80,13 +94,13 @@ class Cache(Generic[K, V]):
 
 
 class Objects:
-    """Reads and writes typed objects of a `Store`."""
+    """Reads and writes typed objects of a `Store`; `trees` counts entries, some 250 octets each."""
 
     def __init__(
-        self, store: Store, *, trees: int = 4096, commits: int = 16384, sizes: int = 65536
+        self, store: Store, *, trees: int = 1 << 18, commits: int = 16384, sizes: int = 65536
     ) -> None:
         self.store = store
-        self._trees: Cache[Oid, Entries] = Cache(trees)
+        self._trees: Cache[Oid, Entries] = Cache(trees, lambda tree: TREE_COST + len(tree))
         self._commits: Cache[Oid, Commit] = Cache(commits)
         self._sizes: Cache[Oid, int] = Cache(sizes)
 

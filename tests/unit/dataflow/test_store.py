@@ -203,3 +203,17 @@ def test_cache_is_bounded() -> None:
     assert len(cache) == 3
     assert 9 in cache
     assert 0 not in cache
+
+
+def test_a_cache_is_bounded_by_what_its_values_weigh() -> None:
+    cache: Cache[int, bytes] = Cache(100, len)
+    for i in range(50):
+        cache.get(i, lambda i: bytes(10))
+    assert len(cache) == 10
+    cache.put(49, bytes(20))
+    assert len(cache) == 9
+    for i in range(50):
+        cache.put(i, bytes(1000))
+    assert len(cache) == 8  # large ones: a few, whatever they weigh
+    cache.put(99, b"")
+    assert 99 in cache
