@@ -15,15 +15,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-import threading
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any
 
+from ..core.host import lookup_nowait
 from ..p9.const import OpenFlag, QidType
 from ..p9.errors import P9Error
 from ..p9.tree import (
     Attr,
-    Buffer,
     Context,
     Directory,
     Entry,
@@ -34,64 +33,39 @@ from ..p9.tree import (
     SetAttr,
     StatFs,
     Symlink,
-    path_id,
     wants_write,
 )
 from . import hostattr
+from .hosthandle import Host, HostHandle, Runner
 
+_SPREAD = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: tells devices apart
+_QID_TYPES = {stat.S_IFDIR: int(QidType.DIR), stat.S_IFLNK: int(QidType.SYMLINK)}
 _OPEN_FLAGS = os.O_ACCMODE | os.O_TRUNC | os.O_APPEND | os.O_DSYNC | os.O_SYNC | os.O_EXCL
 
 
-class Runner(Protocol):
-    """Runs a function that may block; `undo` gets its result if the caller was cancelled."""
-
-    def __call__(
-        self, func: Callable[..., Any], *args: Any, undo: Callable[[Any], object] | None = None
-    ) -> Awaitable[Any]:
-        """Return what `func(*args)` returns."""
-
-
-class _Host:
-    """What the nodes of one served directory share."""
-
-    def __init__(self, run: Runner, read_only: bool, keep_setuid: bool) -> None:
-        self.run = run
-        self.read_only = read_only
-        self.keep_setuid = keep_setuid
-
-    def must_write(self) -> None:
-        if self.read_only:
-            raise P9Error(errno.EROFS)
-
-    def opened(self, fd: int, flags: int) -> None:
-        """Disarm a file that was opened to be written; closes it if that fails."""
-        if self.keep_setuid or not wants_write(flags):
-            return
-        try:
-            hostattr.disarm(fd)
-        except BaseException:
-            os.close(fd)
-            raise
-
-
 def _qid(st: os.stat_result) -> Qid:
-    kind = {stat.S_IFDIR: QidType.DIR, stat.S_IFLNK: QidType.SYMLINK}
-    version = (st.st_mtime_ns ^ st.st_size) & 0xFFFFFFFF
-    return Qid(int(kind.get(stat.S_IFMT(st.st_mode), 0)), version, path_id(st.st_dev, st.st_ino))
+    return _make_qid(st.st_mode, st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns)
+
+
+def _make_qid(mode: int, dev: int, ino: int, size: int, mtime_ns: int) -> Qid:
+    number = (ino ^ dev * _SPREAD) & 0x7FFFFFFFFFFFFFFF  # no two inodes of a device share it
+    return Qid(_QID_TYPES.get(stat.S_IFMT(mode), 0), (mtime_ns ^ size) & 0xFFFFFFFF, number)
 
 
 class HostNode(Node):
     """A node of the host: an O_PATH descriptor, closed when the last fid lets go of it."""
 
-    def __init__(self, host: _Host, fd: int, st: os.stat_result) -> None:
+    def __init__(self, host: Host, fd: int, mode: int, qid: Qid) -> None:
         self.host = host
         self.fd = fd
-        self.kind = stat.S_IFMT(st.st_mode)  # type: ignore[misc]  # known only here
-        self._seen = _qid(st)
+        self.kind = stat.S_IFMT(mode)  # type: ignore[misc]  # known only here
+        self.stat_fd = fd
+        self._seen = qid
 
     def close(self) -> None:
         """Let go of the inode now; nothing can be done with the node any more."""
         fd, self.fd = getattr(self, "fd", -1), -1
+        self.stat_fd = -1
         if fd >= 0:
             os.close(fd)
 
@@ -114,7 +88,11 @@ class HostNode(Node):
 
     async def attr(self, ctx: Context) -> Attr:
         """Return what stat(2) says."""
-        st: os.stat_result = await self.host.run(os.fstat, self.fd)
+        return self.attr_nowait(ctx)
+
+    def attr_nowait(self, ctx: Context) -> Attr:
+        """Return what stat(2) says: an open inode is in memory."""
+        st = os.fstat(self.fd)
         self._seen = _qid(st)
         target = os.readlink("", dir_fd=self.fd) if stat.S_ISLNK(st.st_mode) else ""
         return Attr(
@@ -184,7 +162,7 @@ class HostFile(HostNode, File):
             raise P9Error(errno.ENXIO)
         wanted = flags & _OPEN_FLAGS & ~os.O_EXCL | os.O_CLOEXEC
         fd: int = await self.host.run(self._open, wanted, undo=os.close)
-        return HostHandle(self.host, fd)
+        return HostHandle(self.host, fd, wanted)
 
     def _open(self, flags: int) -> int:
         fd = os.open(self.magic, flags)
@@ -201,70 +179,6 @@ class HostLink(HostNode, Symlink):
         return target
 
 
-class HostHandle(Handle):
-    """An open file of the host."""
-
-    def __init__(self, host: _Host, fd: int) -> None:
-        self._host = host
-        self._fd = fd
-        self._lock = threading.Lock()
-        self._users = 1  # the owner until close(), and each call in a thread
-        self._nowait = hasattr(os, "RWF_NOWAIT")
-
-    def read_nowait(self, offset: int, count: int) -> Buffer | None:
-        """Read what the page cache holds; None unless that is all there is to get."""
-        if not self._nowait or offset >= 1 << 63:
-            return None
-        data = bytearray(count)
-        try:
-            n = os.preadv(self._fd, [data], offset, os.RWF_NOWAIT)
-            if n < count and offset + n < os.fstat(self._fd).st_size:
-                return None
-        except BlockingIOError:
-            return None
-        except OSError:
-            self._nowait = False  # not every file system can; the long way tells errors
-            return None
-        return data if n == count else bytes(memoryview(data)[:n])
-
-    async def read(self, offset: int, count: int) -> Buffer:
-        """Read in a thread."""
-        data: bytes = await self._use(os.pread, count, offset)
-        return data
-
-    async def write(self, offset: int, data: Buffer) -> int:
-        """Write in a thread; an append handle appends whatever the offset (pwrite(2), BUGS)."""
-        n: int = await self._use(os.pwrite, data, offset)
-        return n
-
-    async def fsync(self, datasync: bool) -> None:
-        """Make it durable."""
-        await self._use(os.fdatasync if datasync else os.fsync)
-
-    async def close(self) -> None:
-        """Close, once no thread uses the descriptor: a cancelled read's thread may still run."""
-        self._release()
-
-    async def _use(self, func: Callable[..., Any], *args: Any) -> Any:
-        if args and isinstance(args[-1], int) and args[-1] >= 1 << 63:
-            raise P9Error(errno.EINVAL, f"Offset {args[-1]} is beyond any file")
-        with self._lock:
-            self._users += 1
-        return await self._host.run(self._call, func, *args)
-
-    def _call(self, func: Callable[..., Any], *args: Any) -> Any:
-        try:
-            return func(self._fd, *args)
-        finally:
-            self._release()
-
-    def _release(self) -> None:
-        with self._lock:
-            self._users -= 1
-            if not self._users:
-                os.close(self._fd)
-
-
 class HostDirectory(HostNode, Directory):
     """A directory of the host."""
 
@@ -274,7 +188,8 @@ class HostDirectory(HostNode, Directory):
     ) -> HostDirectory:
         """Serve `path`, which may itself be reached through links."""
         fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        return cls(_Host(run, read_only, keep_setuid), fd, os.fstat(fd))
+        st = os.fstat(fd)
+        return cls(Host(run, read_only, keep_setuid), fd, st.st_mode, _qid(st))
 
     async def lookup(self, name: str, ctx: Context) -> Node:
         """Open one name below."""
@@ -284,10 +199,19 @@ class HostDirectory(HostNode, Directory):
     def _lookup(self, name: str) -> HostNode:
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
         st = os.fstat(fd)
-        kinds = {stat.S_IFDIR: HostDirectory, stat.S_IFLNK: HostLink}
-        kind: Any = kinds.get(stat.S_IFMT(st.st_mode), HostFile)
-        node: HostNode = kind(self.host, fd, st)
-        return node
+        return self._node(fd, st.st_mode, _qid(st))
+
+    def _node(self, fd: int, mode: int, qid: Qid) -> HostNode:
+        kinds: dict[int, type[HostNode]] = {stat.S_IFDIR: HostDirectory, stat.S_IFLNK: HostLink}
+        return kinds.get(stat.S_IFMT(mode), HostFile)(self.host, fd, mode, qid)
+
+    def lookup_nowait(self, name: str, ctx: Context) -> Node | None:
+        """Open one name below if the kernel has it in memory."""
+        found = lookup_nowait(self.fd, name)
+        if found is None:
+            return None
+        fd, mode, dev, ino, size, mtime_ns = found
+        return self._node(fd, mode, _make_qid(mode, dev, ino, size, mtime_ns))
 
     async def entries(self, ctx: Context) -> Sequence[Entry]:
         """List the names."""
@@ -314,7 +238,7 @@ class HostDirectory(HostNode, Directory):
         node, fd = await self.host.run(
             self._create, name, flags, mode, ctx, undo=lambda made: os.close(made[1])
         )
-        return node, HostHandle(self.host, fd)
+        return node, HostHandle(self.host, fd, flags)
 
     def _create(self, name: str, flags: int, mode: int, ctx: Context) -> tuple[Node, int]:
         fd = self._open_new(name, flags & _OPEN_FLAGS, mode, ctx)
@@ -323,7 +247,7 @@ class HostDirectory(HostNode, Directory):
             if not stat.S_ISREG(st.st_mode):
                 raise P9Error(errno.ENXIO)
             path = os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
-            return HostFile(self.host, path, st), fd
+            return HostFile(self.host, path, st.st_mode, _qid(st)), fd
         except BaseException:
             os.close(fd)
             raise

@@ -42,6 +42,9 @@ class Change:
     CUT: the history the reader had seen is not the branch's any more; `commit` is the common
     ancestor ("" if none) and `changes` lead back to it; new commits follow as events.
     DELETED: `commit` is "".
+    `base` is the commit that `changes` are against, "" for nothing.  A watch that coalesces tells
+    the newest commit, and `base` is the one it told before: the event covers base..commit; its
+    CUT leads straight to the newest.
     `cursor` is the place behind this event: give it as `since` to go on there.
     """
 
@@ -54,6 +57,7 @@ class Change:
     author: str = ""
     message: str = ""
     time: int = 0
+    base: Oid = ""
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -73,32 +77,10 @@ def file_changes(differences: Iterable[Difference]) -> tuple[FileChange, ...]:
     )
 
 
-def tree_changes(
+def differences(
     objects: Objects, old: Oid | None, new: Oid | None, prefix: Path
-) -> tuple[FileChange, ...]:
+) -> tuple[Difference, ...]:
     """Return what differs between two commits' trees at or below `prefix`."""
     a = objects.commit(old).tree if old else EMPTY_TREE
     b = objects.commit(new).tree if new else EMPTY_TREE
-    return file_changes(diff(objects, a, b, prefix))
-
-
-def commit_change(
-    objects: Objects, branch: str, oid: Oid, cursor: str, prefix: Path
-) -> Change | None:
-    """Return the event of a commit; None if it changed nothing below `prefix`."""
-    commit = objects.commit(oid)
-    first = commit.parents[0] if commit.parents else None
-    changes = tree_changes(objects, first, oid, prefix)
-    if prefix and not changes:
-        return None
-    return Change(
-        ChangeKind.COMMIT,
-        branch,
-        oid,
-        commit.parents,
-        changes,
-        cursor,
-        commit.author,
-        commit.message,
-        commit.commit_time,
-    )
+    return tuple(diff(objects, a, b, prefix))

@@ -1,35 +1,36 @@
 """The front of the kit: a repository, its branches, and the loop that watches them.
 
-Commits of this process wake their watches at once.  What others do (a plain `git push` into the
-directory, a commit of another process) is found by reading the watched branches' reference files
-every `poll_interval` seconds, while anything is watched: two small reads a branch, no history.
-Polling works on every file system, also where inotify is blind (9P, NFS, overlays).
+Commits of this process wake their watches at once; what others do (a plain `git push` into the
+directory, a commit of another process) is seen by `outside`, while anything is watched.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Literal, Self, overload
 
-from ..errors import UsageError
-from ..store.base import HEADS, Oid, Store
+from ..store.base import Oid, Store
 from ..store.disk import DiskStore
 from ..store.memory import MemoryStore
 from ..store.objects import Commit
+from ..store.pack import LIMIT
+from ..sync.mirror import AutoPush
+from ..sync.remote import Remote, Remotes
 from ..tree.diff import Difference, diff
-from ..tree.merge import Driver
+from ..tree.drivers import Driver, Drivers
+from ..tree.merge import Options
+from ..tree.overlay import Room
 from ..tree.paths import parse, text
 from .engine import DEFAULT_AUTHOR, Committed, Engine, check_branch
 from .follow import Follower
+from .together import MultiTransaction
 from .transaction import Transaction
-from .watch import Watch
+from .watch import NewestWatch, Watch
+from .watching import Watching, WatchStatistics
 from .worker import Worker
-
-W = TypeVar("W", Watch, Follower)
 
 
 class Branch:
@@ -44,26 +45,59 @@ class Branch:
         """The newest commit, None while there is none."""
         return self._repo.engine.head(self.name)
 
-    def transaction(self, message: str = "", author: str | None = None) -> Transaction:
-        """Open a transaction on the branch's present head; `author` is `Name <mail>`."""
+    def transaction(
+        self,
+        message: str = "",
+        author: str | None = None,
+        *,
+        expect: str | None = None,
+        room: Room | None = None,
+    ) -> Transaction:
+        """Open a transaction on the branch's present head; `author` is `Name <mail>`.
+
+        With `expect`, a commit id or "" for no commits, it commits only if that is the head then,
+        or raises `RefChangedError`; without, it is merged with what others committed meanwhile.
+        `room` (a `Budget`) bounds the memory that its edits may hold.
+        """
         return Transaction(
             self._repo.engine,
             self.name,
             message=message,
             author=author,
+            expect=expect,
             worker=self._repo.worker,
+            room=room,
         )
 
+    @overload
     def watch(
-        self, path: str | bytes = "", *, since: str | None = None, first_parent: bool = False
-    ) -> Watch:
+        self, path: str | bytes = "", *, since: str | None = None, first_parent: bool = False,
+        coalesce: Literal[False] = False,
+    ) -> Watch: ...  # fmt: skip
+
+    @overload
+    def watch(
+        self, path: str | bytes = "", *, since: str | None = None, first_parent: bool = False,
+        coalesce: bool,
+    ) -> Watch | NewestWatch: ...  # fmt: skip
+
+    def watch(
+        self,
+        path: str | bytes = "",
+        *,
+        since: str | None = None,
+        first_parent: bool = False,
+        coalesce: bool = False,
+    ) -> Watch | NewestWatch:
         """Stream the commits that change `path`, or something below it.
 
         It begins behind the present head; `since` is a change's `cursor` (exact), a commit id
         (exact on the branch's own line, else some may come again) or "" (all of history).
-        With `first_parent` commits that came in through merges are left out.
+        With `first_parent` commits that came in through merges are left out.  A slow reader gets
+        every commit all the same, from history; with `coalesce` it gets the newest state, and the
+        range of commits that it covers.
         """
-        return self._repo.watch(self.name, path, since=since, first_parent=first_parent)
+        return self._repo.watching.watch(self.name, path, since, first_parent, coalesce)
 
     async def read(self, path: str | bytes) -> bytes:
         """Return a file's octets at the head."""
@@ -76,10 +110,12 @@ class Branch:
         entries = await self._repo.worker.read(lambda: engine.tree(self.head).entries(parse(path)))
         return sorted(text((name,)) for name in entries)
 
-    async def log(self, limit: int | None = None) -> list[Commit]:
-        """Return the branch's own line of commits, newest first."""
-        engine = self._repo.engine
-        return await self._repo.worker.read(lambda: list(engine.log(self.head, limit=limit)))
+    async def log(self, limit: int | None = None, path: str | bytes = "") -> list[Commit]:
+        """Return the branch's own line of commits, newest first; only what changed `path`."""
+        engine, below = self._repo.engine, parse(path)
+        return await self._repo.worker.read(
+            lambda: list(engine.log(self.head, limit=limit, path=below))
+        )
 
     async def merge(self, other: str, message: str = "", author: str | None = None) -> Committed:
         """Merge a branch or a commit into this one; `MergeConflictError` leaves it as it was."""
@@ -116,16 +152,16 @@ class Repository:
         store: Store,
         *,
         author: str = DEFAULT_AUTHOR,
-        driver: Driver | None = None,
+        drivers: Mapping[str, Driver | str] | None = None,
         poll_interval: float = 0.05,
+        auto_push: str | None = None,
     ) -> None:
-        self.engine = Engine(store, author=author, driver=driver)
-        self.worker = Worker()
-        self.poll_interval = poll_interval
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._watches: dict[str, set[Watch | Follower]] = {}
-        self._poller: asyncio.Task[None] | None = None
-        self._closed = False
+        self.engine = Engine(store, author=author, merging=Options(Drivers(drivers)))
+        self.worker = Worker(self.engine.groups.carry_out, store.checkpoint)
+        self.watching = Watching(self.engine, self.worker, poll_interval)
+        self.remotes = Remotes(store, self.worker, self._pulled)
+        self.auto_push = AutoPush(self.remotes, auto_push) if auto_push else None
+        self._before_close: list[Callable[[], Awaitable[None]]] = []
 
     @classmethod
     def open(
@@ -136,29 +172,78 @@ class Repository:
         fsync: bool = True,
         lock_timeout: float = 5.0,
         create: bool = True,
-        driver: Driver | None = None,
+        drivers: Mapping[str, Driver | str] | None = None,
         poll_interval: float = 0.05,
+        pack_limit: int = LIMIT,
+        auto_push: str | None = None,
     ) -> Repository:
         """Open the repository at `path`; a bare one is made there if there is none.
 
         `fsync=False` trades durability for speed.  `lock_timeout` is how many seconds to wait for
-        another git's lock on a branch.
+        another git's lock on a branch.  `poll_interval` is how often references are read where
+        the file system does not tell of changes.  More than `pack_limit` loose objects are packed
+        in the background (0: never).  `drivers` merge files by pattern, `{"*.json": "json"}`: see
+        `dataflow.tree.drivers`; they come before the tree's `.gitattributes`.  `auto_push` is a
+        URL, or the name of a remote, that is kept at what this repository has (see `sync.mirror`).
         """
-        store = DiskStore(path, fsync=fsync, lock_timeout=lock_timeout, create=create)
-        return cls(store, author=author, driver=driver, poll_interval=poll_interval)
+        store = DiskStore(
+            path, fsync=fsync, lock_timeout=lock_timeout, create=create, pack_limit=pack_limit
+        )
+        return cls(
+            store, author=author, drivers=drivers, poll_interval=poll_interval, auto_push=auto_push
+        )
 
     @classmethod
-    def memory(cls, *, author: str = DEFAULT_AUTHOR, driver: Driver | None = None) -> Repository:
+    def memory(
+        cls,
+        *,
+        author: str = DEFAULT_AUTHOR,
+        drivers: Mapping[str, Driver | str] | None = None,
+    ) -> Repository:
         """Make a repository that lives in memory."""
-        return cls(MemoryStore(), author=author, driver=driver)
+        return cls(MemoryStore(), author=author, drivers=drivers)
 
     def branch(self, name: str) -> Branch:
         """Return the branch of that name, which need not exist."""
         return Branch(self, name)
 
+    def transaction(
+        self,
+        *branches: str,
+        message: str = "",
+        author: str | None = None,
+        expect: Mapping[str, str] | None = None,
+    ) -> MultiTransaction:
+        """Open a transaction on several branches, which move together or not at all.
+
+        `expect` gives for some or all of them the head they must have, see `Branch.transaction`.
+        """
+        return MultiTransaction(
+            self.engine,
+            branches,
+            message=message,
+            author=author,
+            expect=expect,
+            worker=self.worker,
+        )
+
+    async def update(self, moves: Mapping[str, tuple[str | None, str | None]]) -> None:
+        """Compare and set branches, `{name: (old head, new head)}`, all of them or none.
+
+        None stands for a branch that is not there, before or after.  `RefChangedError`.
+        """
+        await self.worker.write(self.engine.move, moves)
+
     async def branches(self) -> dict[str, Oid]:
         """Return all branches with their heads."""
         return await self.worker.read(self.engine.branches)
+
+    def remote(self, name: str) -> Remote:
+        """Return the remote of that name, which need not be there; `remotes.add` makes one."""
+        return self.remotes.remote(name)
+
+    async def _pulled(self, branch: str, commit: Oid) -> Oid:
+        return (await self.branch(branch).merge(commit)).head
 
     async def diff(self, old: str, new: str, path: str | bytes = "") -> Sequence[Difference]:
         """Return the files that differ between two commits or branches."""
@@ -170,72 +255,27 @@ class Repository:
 
         return await self.worker.read(job)
 
-    def watch(
-        self,
-        branch: str,
-        path: str | bytes = "",
-        *,
-        since: str | None = None,
-        first_parent: bool = False,
-    ) -> Watch:
-        """Watch a branch; see `Branch.watch`."""
-        if self._loop is None or self._closed:
-            raise UsageError("watch: the repository is not open in an event loop (async with)")
-        watch = Watch(
-            self.engine,
-            self.worker,
-            branch,
-            path,
-            since=since,
-            first_parent=first_parent,
-            on_close=self._unwatch,
-        )
-        return self._register(watch)
+    def follow(self, branch: str, path: str | bytes = "") -> Follower:
+        """Stream a branch's head: the present one first, then the newest after each change.
 
-    def follow(self, branch: str) -> Follower:
-        """Stream a branch's head: the present one first, then the newest after each change."""
-        if self._loop is None or self._closed:
-            raise UsageError("follow: the repository is not open in an event loop (async with)")
-        return self._register(Follower(self.engine, self.worker, branch, self._unwatch))
+        With a path, only after changes at or below it.
+        """
+        return self.watching.follow(branch, path)
 
-    def _register(self, watch: W) -> W:
-        self._watches.setdefault(watch.branch, set()).add(watch)
-        if self._poller is None and self._loop is not None:
-            self._poller = self._loop.create_task(self._poll(), name="dataflow-poll")
-        return watch
+    def before_close(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Have something done before the repository closes, while it can still be written."""
+        self._before_close.append(callback)
 
-    def _unwatch(self, watch: Watch | Follower) -> None:
-        watches = self._watches.get(watch.branch, set())
-        watches.discard(watch)
-        if not watches:
-            self._watches.pop(watch.branch, None)
-
-    def _kick(self, branch: str) -> None:
-        for watch in self._watches.get(branch, ()):
-            watch.wake.set()
-
-    def _moved(self, branch: str) -> None:
-        """Wake the branch's watches; called in the writing thread."""
-        if self._loop is not None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._kick, branch)
-
-    async def _poll(self) -> None:
-        """Look for what others did to the watched branches; ends when nothing is watched."""
-        seen: dict[str, Oid | None] = {}
-        while self._watches:
-            names = [HEADS + branch for branch in self._watches]
-            found = await self.worker.read(self.engine.store.stat, names)
-            for name, oid in found.items():
-                if name not in seen or seen[name] != oid:
-                    self._kick(name[len(HEADS) :])
-            seen = found
-            await asyncio.sleep(self.poll_interval)
-        self._poller = None
+    def statistics(self) -> WatchStatistics:
+        """Return how much is watched now."""
+        return self.watching.statistics()
 
     async def __aenter__(self) -> Self:
-        self._loop = asyncio.get_running_loop()
-        self.engine.moved = self._moved
+        self.watching.start()
+        self.engine.moved = self.watching.moved
+        if self.auto_push is not None:
+            self.watching.told = self.auto_push.touch
+            self.auto_push.start()
         return self
 
     async def __aexit__(
@@ -245,14 +285,14 @@ class Repository:
 
     async def aclose(self) -> None:
         """End all watches, finish the writes that run, and close the store."""
-        self._closed = True
-        for watch in [w for watches in self._watches.values() for w in watches]:
-            watch.close()
-        if self._poller is not None:
-            self._poller.cancel()
-            await asyncio.gather(self._poller, return_exceptions=True)
+        while self._before_close:
+            await self._before_close.pop()()
+        await self.watching.aclose()
+        if self.auto_push is not None:
+            await self.auto_push.aclose()
+        self.remotes.close()
         await self.worker.aclose()
-        self.engine.store.close()
+        await asyncio.to_thread(self.engine.store.close)
 
     def __enter__(self) -> Self:
         return self
@@ -264,7 +304,7 @@ class Repository:
 
     def close(self) -> None:
         """Close a repository that was used without a loop."""
-        self._closed = True
+        self.remotes.close()
         self.worker.close()
         self.engine.store.close()
 
@@ -277,7 +317,10 @@ def merge_now(
     head = engine.head(branch)
     if head is None or not message:
         return engine.advance(branch, theirs, author)
-    with Transaction(engine, branch, message=message, author=author) as t:
+    t = Transaction(engine, branch, message=message, author=author)
+    try:
         t.merge_now(theirs)
-    assert t.result is not None
-    return t.result
+        return t.commit_now()
+    except BaseException:
+        t.close()
+        raise

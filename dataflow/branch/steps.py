@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..errors import UsageError
 from ..store.base import Oid
@@ -62,6 +63,14 @@ class Position:
     ahead: tuple[Oid, ...] = ()
 
 
+class Place(NamedTuple):
+    """A commit, the place behind it, and whether it is of the branch's own line."""
+
+    oid: Oid
+    cursor: Cursor
+    on_line: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
     """What `advance` found: commits, each with the place behind it.
@@ -70,7 +79,7 @@ class Piece:
     """
 
     position: Position
-    commits: tuple[tuple[Oid, Cursor], ...]
+    commits: tuple[Place, ...]
     cut: tuple[Oid | None] | None = None
 
 
@@ -82,7 +91,7 @@ def advance(objects: Objects, position: Position, head: Oid, *, line_only: bool 
     ahead = position.ahead or _anchors(objects, cursor.head, head)
     if ahead is None:
         return _leap(objects, cursor.head, head)
-    commits: list[tuple[Oid, Cursor]] = []
+    commits: list[Place] = []
     for oid in _line(objects, cursor.head, ahead[-1]):
         commits += _step(objects, oid, line_only)
     return Piece(Position(Cursor(ahead[-1]), ahead[:-1]), tuple(commits))
@@ -90,21 +99,38 @@ def advance(objects: Objects, position: Position, head: Oid, *, line_only: bool 
 
 def _anchors(objects: Objects, at: Oid | None, head: Oid) -> tuple[Oid, ...] | None:
     """Return every PIECE-th commit from `head` down to `at`; None if `at` is not on the line."""
-    floor = objects.commit(at).commit_time if at else 0
+    known = _known_anchors(objects, at, head)
+    if known:
+        return known
+    floor = objects.link(at).time if at else 0
     found = [head]
     here: Oid | None = head
     distance = 0
     while here != at:
         if here is None:
             return None
-        commit = objects.commit(here)
-        if at is not None and commit.commit_time < floor:
+        link = objects.link(here)
+        if at is not None and link.time < floor:
             return None
         if distance and distance % PIECE == 0:
             found.append(here)
         distance += 1
-        here = commit.parents[0] if commit.parents else None
+        here = link.parents[0] if link.parents else None
+    if distance > PIECE:
+        objects.follow(head)  # so that the next one need not walk
     return tuple(found)
+
+
+def _known_anchors(objects: Objects, at: Oid | None, head: Oid) -> tuple[Oid, ...]:
+    """Return the same by the index of history, without a walk; nothing if it does not know."""
+    history = objects.store.history
+    if history is None or at is None or at == head:
+        return ()
+    distance = history.distance(at, head)
+    if distance is None:
+        return ()
+    found = [history.back(head, steps) for steps in range(0, distance, PIECE)]
+    return tuple(oid for oid in found if oid is not None) if all(found) else ()
 
 
 def _line(objects: Objects, at: Oid | None, head: Oid) -> list[Oid]:
@@ -112,21 +138,22 @@ def _line(objects: Objects, at: Oid | None, head: Oid) -> list[Oid]:
     here: Oid | None = head
     while here is not None and here != at:
         line.append(here)
-        parents = objects.commit(here).parents
+        parents = objects.link(here).parents
         here = parents[0] if parents else None
     return line[::-1]
 
 
-def _step(objects: Objects, oid: Oid, line_only: bool) -> list[tuple[Oid, Cursor]]:
-    parents = objects.commit(oid).parents
+def _step(objects: Objects, oid: Oid, line_only: bool) -> list[Place]:
+    parents = objects.link(oid).parents
     if line_only or len(parents) < 2:
-        return [(oid, Cursor(oid))]
-    return _places(between(objects, parents[0], oid), parents[0], oid)
+        return [Place(oid, Cursor(oid))]
+    return _places(between(objects, parents[0], oid), parents[0], oid, {oid})
 
 
-def _places(commits: list[Oid], base: Oid | None, head: Oid) -> list[tuple[Oid, Cursor]]:
+def _places(commits: list[Oid], base: Oid | None, head: Oid, line: set[Oid]) -> list[Place]:
     return [
-        (oid, Cursor(head) if oid == head else Cursor(head, base, oid, True)) for oid in commits
+        Place(oid, Cursor(head) if oid == head else Cursor(head, base, oid, True), oid in line)
+        for oid in commits
     ]
 
 
@@ -139,10 +166,10 @@ def _inside(objects: Objects, position: Position, line_only: bool) -> Piece:
         if cursor.commit not in commits:
             raise UsageError(f"since: {cursor.commit} is not in {cursor.base}..{cursor.head}")
         commits = commits[commits.index(cursor.commit) + 1 :]
-    places = _places(commits, cursor.base, cursor.head)
+    line = set(_line_above(objects, set(commits), cursor.head))
+    places = _places(commits, cursor.base, cursor.head, line)
     if line_only:
-        line = set(_line_above(objects, set(commits), cursor.head))
-        places = [p for p in places if p[0] in line]
+        places = [p for p in places if p.on_line]
     return Piece(Position(Cursor(cursor.head), position.ahead), tuple(places))
 
 
@@ -151,7 +178,7 @@ def _line_above(objects: Objects, members: set[Oid], head: Oid) -> list[Oid]:
     here: Oid | None = head
     while here in members:
         line.append(here)
-        parents = objects.commit(here).parents
+        parents = objects.link(here).parents
         here = parents[0] if parents else None
     return line
 

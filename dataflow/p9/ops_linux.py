@@ -13,7 +13,6 @@ from .const import (
     LOCK_BLOCK,
     NOGID,
     GetattrMask,
-    LockStatus,
     LockType,
     OpenFlag,
     SetattrMask,
@@ -66,7 +65,7 @@ from .messages import (
 )
 from .ops_common import Operation, read_file
 from .state import State, check_name, open_node, owner, rename
-from .tree import Context, Entry, SetAttr, Symlink
+from .tree import Attr, Context, Entry, SetAttr, Symlink
 
 XATTR_MAX = 65536  # bytes of one value (xattr(7))
 _NS = 1_000_000_000
@@ -141,7 +140,17 @@ def _pack(fid: Fid, cookie: int, room: int) -> bytes:
 async def t_getattr(state: State, t: Tgetattr) -> Message:
     """Tell all basic attributes, whatever the mask asks for."""
     fid = state.fids.get(t.fid)
-    a = await fid.node.attr(fid.ctx)
+    return _attributes(fid, await fid.node.attr(fid.ctx))
+
+
+def getattr_nowait(state: State, t: Tgetattr) -> Message | None:
+    """Tell the attributes of a node that knows them at once."""
+    fid = state.fids.get(t.fid)
+    attr = fid.node.attr_nowait(fid.ctx)
+    return None if attr is None else _attributes(fid, attr)
+
+
+def _attributes(fid: Fid, a: Attr) -> Message:
     uid, gid = owner(a, fid.ctx)
     return Rgetattr(
         int(GetattrMask.BASIC),
@@ -302,12 +311,12 @@ async def t_xattrcreate(state: State, t: Txattrcreate) -> Message:
 
 
 async def t_lock(state: State, t: Tlock) -> Message:
-    """Take or give back a record lock; wait for it where the client does, or let it ask again."""
-    path, want = state.fids.get(t.fid).node.qid_path, _lock(state, t)
-    while (status := state.locks.acquire(path, want)) is LockStatus.BLOCKED:
-        if not t.flags & LOCK_BLOCK or not await state.locks.freed(path):
-            break
-    return Rlock(status)
+    """Take or give back a record lock; with the flag, wait for it (Tflush ends that)."""
+    fid = state.fids.get(t.fid)
+    want = _lock(state, t)
+    if t.flags & LOCK_BLOCK:
+        return Rlock(await state.locks.acquire_blocking(fid.node.qid_path, want))
+    return Rlock(state.locks.acquire(fid.node.qid_path, want))
 
 
 async def t_getlock(state: State, t: Tgetlock) -> Message:

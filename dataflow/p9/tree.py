@@ -83,16 +83,21 @@ class SessionScope:
     """The life of one connection: what must be undone when it ends."""
 
     def __init__(self) -> None:
-        self._callbacks: list[Callable[[], object]] = []
+        self._callbacks: dict[Callable[[], object], None] = {}
 
     def on_close(self, callback: Callable[[], object]) -> None:
         """Call `callback` once, synchronously, when the connection has ended."""
-        self._callbacks.append(callback)
+        self._callbacks[callback] = None
+
+    def forget(self, callback: Callable[[], object]) -> None:
+        """Take a callback back: what it was for has ended before the connection."""
+        self._callbacks.pop(callback, None)
 
     def close(self) -> None:
         """Run and forget the callbacks, last one first; the server calls this."""
         while self._callbacks:
-            self._callbacks.pop()()
+            callback, _ = self._callbacks.popitem()
+            callback()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +157,14 @@ class Entry(NamedTuple):
     qid: Qid
 
 
+class Direct(NamedTuple):
+    """A plain file's descriptor, on which a server may read and write by itself."""
+
+    fd: int
+    read: bool
+    write: bool
+
+
 class Handle:
     """An open file; made by `File.open`, used until `close`.
 
@@ -161,6 +174,7 @@ class Handle:
 
     live: bool = False
     iounit: int = 0  # the most that one read or write should move; 0 leaves it to msize
+    direct: Direct | None = None  # where reads and writes need nothing but a descriptor
 
     def read_nowait(self, offset: int, count: int) -> Buffer | None:
         """Return what `read` would if that needs no waiting, else None (then `read` is called)."""
@@ -191,6 +205,7 @@ class Node:
     kind: ClassVar[int] = stat.S_IFREG
     mode: int = 0o644
     version: int = 0
+    stat_fd: int = -1  # a descriptor whose fstat(2) says all that `attr` does
     _qid_path: int = 0
 
     @property
@@ -208,6 +223,10 @@ class Node:
     async def attr(self, ctx: Context) -> Attr:
         """Return the attributes; by default an empty node of this kind and mode."""
         return Attr(mode=self.kind | self.mode)
+
+    def attr_nowait(self, ctx: Context) -> Attr | None:
+        """Return what `attr` would if that needs no waiting, else None (then `attr` is called)."""
+        return None
 
     async def setattr(self, change: SetAttr, ctx: Context) -> None:
         """Change attributes; refused by default, but times, which are quietly left alone."""
@@ -267,6 +286,10 @@ class Directory(Node):
     async def lookup(self, name: str, ctx: Context) -> Node:
         """Return the node called `name` (never "", "." or ".."), or raise ENOENT."""
         raise P9Error(errno.ENOENT)
+
+    def lookup_nowait(self, name: str, ctx: Context) -> Node | None:
+        """Do what `lookup` would if that needs no waiting, else None (then `lookup` is called)."""
+        return None
 
     async def entries(self, ctx: Context) -> Sequence[Entry]:
         """Return all names without "." and ".."; a client reads from one such list per open."""

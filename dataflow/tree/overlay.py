@@ -8,6 +8,7 @@ new root.  Directories without files live here only: Git cannot hold them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from ..errors import (
     ExistsError,
@@ -30,9 +31,20 @@ from ..store.objects import (
     Entry,
     Objects,
 )
-from .paths import Path, text
+from .paths import Path, check_link_name, text
 
 FILE_MAX = 1 << 30  # octets of one file; it is held in memory until the commit
+NAME_COST = 512  # octets that a changed file or a new directory costs beside its content
+
+
+class Room(Protocol):
+    """Where the memory for edits comes from."""
+
+    def take(self, octets: int) -> None:
+        """Count octets before they are kept, or raise."""
+
+    def give_back(self, octets: int) -> None:
+        """Count octets that are kept no more."""
 
 
 @dataclass(slots=True)
@@ -63,13 +75,42 @@ class Stat:
 class Overlay:
     """A mutable tree that starts as the tree `root`."""
 
-    def __init__(self, objects: Objects, root: Oid = EMPTY_TREE) -> None:
+    def __init__(self, objects: Objects, root: Oid = EMPTY_TREE, room: Room | None = None) -> None:
         self.objects = objects
+        self.held = 0  # octets that changes hold in memory, taken from `room`
         self._root = Node(root)
+        self._room = room
 
     def reset(self, root: Oid) -> None:
         """Become the tree `root`; all changes are forgotten."""
         self._root = Node(root)
+        self._hold(-self.held)
+
+    def copy(self) -> Overlay:
+        """Return a tree of its own with the same changes; its memory is not counted."""
+        made = Overlay(self.objects)
+        made._root = Node(self._root.base)
+        todo = [(self._root, made._root)]
+        while todo:
+            node, twin = todo.pop()
+            for name, child in node.names.items():
+                if isinstance(child, Node):
+                    twin.names[name] = below = Node(child.base)
+                    todo.append((child, below))
+                elif child is not None:
+                    data = None if child.data is None else bytearray(child.data)
+                    twin.names[name] = Leaf(child.mode, child.oid, data)
+                else:
+                    twin.names[name] = None
+        return made
+
+    def _hold(self, octets: int) -> None:
+        if self._room is not None:
+            if octets > 0:
+                self._room.take(octets)
+            else:
+                self._room.give_back(-octets)
+        self.held += octets
 
     # Reading.
 
@@ -126,6 +167,7 @@ class Overlay:
         if isinstance(old, Node):
             raise IsDirectoryError(text(path))
         kept = old.mode if old is not None and old.mode in {FILE, EXECUTABLE} else FILE
+        self._hold(NAME_COST + len(data) - _held(old))
         parent.names[name] = Leaf(mode or kept, None, bytearray(data))
 
     def write_at(self, path: Path, offset: int, data: bytes) -> None:
@@ -134,6 +176,7 @@ class Overlay:
             raise UsageError(f"Negative offset {offset}")
         _check_size(offset + len(data))
         content = self._writable(path)
+        self._hold(max(0, offset + len(data) - len(content)))
         if offset > len(content):
             content.extend(bytes(offset - len(content)))
         content[offset : offset + len(data)] = data
@@ -142,6 +185,7 @@ class Overlay:
         """Cut or extend a file to `size` octets."""
         _check_size(size)
         content = self._writable(path)
+        self._hold(size - len(content))
         if size <= len(content):
             del content[size:]
         else:
@@ -151,16 +195,18 @@ class Overlay:
         """Make an empty file; its directory must be there and the name free."""
         parent, name = self._parent(path)
         self._must_be_free(parent, name, path)
+        self._hold(NAME_COST)
         parent.names[name] = Leaf(mode, None, bytearray())
 
     def symlink(self, path: Path, target: bytes) -> None:
         """Make a symbolic link."""
         if not target or b"\0" in target:
             raise UsageError("Missing target for symlink!")
-        if path and path[-1].lower() == b".gitmodules":
-            raise NotPermittedError(f"{text(path)} as a link (fsck gitmodulesSymlink)")
+        if path:
+            check_link_name(path[-1])
         parent, name = self._parent(path)
         self._must_be_free(parent, name, path)
+        self._hold(NAME_COST + len(target))
         parent.names[name] = Leaf(SYMLINK, None, bytearray(target))
 
     def mkdir(self, path: Path, *, parents: bool = False) -> None:
@@ -170,6 +216,7 @@ class Overlay:
         if old is not None and not (parents and isinstance(old, Node)):
             raise ExistsError(text(path))
         if old is None:
+            self._hold(NAME_COST)
             parent.names[name] = Node()
 
     def chmod(self, path: Path, *, executable: bool) -> None:
@@ -184,11 +231,20 @@ class Overlay:
         parent, name = self._parent(path)
         if isinstance(self._get(path), Node) and not recursive and self.entries(path):
             raise NotEmptyError(text(path))
-        parent.names[name] = None
+        self._drop(parent, name)
+
+    def _drop(self, parent: Node, name: bytes, *, keep: bool = False) -> None:
+        """Take a name away; `keep` what stood there, for another place."""
+        old = parent.names.pop(name, None)
+        self._hold(0 if keep else -_held(old))
+        if name in self._base(parent):
+            parent.names[name] = None
 
     def rename(self, old: Path, new: Path) -> None:
         """Move a file or a directory; rename(2)'s rules for what is at `new`."""
         source = self._get(old)
+        if isinstance(source, Leaf) and source.mode == SYMLINK:
+            check_link_name(new[-1] if new else b"")
         if new[: len(old)] == old:
             if new == old:
                 return
@@ -203,7 +259,8 @@ class Overlay:
         elif target is not None and isinstance(source, Node):
             raise NotDirectoryError(text(new))
         source_parent, source_name = self._parent(old)
-        source_parent.names[source_name] = None
+        self._drop(source_parent, source_name, keep=True)
+        self._drop(parent, name)
         parent.names[name] = source
 
     def put(self, path: Path, entry: Entry | None) -> None:
@@ -213,6 +270,7 @@ class Overlay:
                 self.remove(path, recursive=True)
             return
         parent, name = self._parent(path, make=True)
+        self._drop(parent, name)
         parent.names[name] = _wrap(entry)
 
     def store(self) -> Oid:
@@ -222,14 +280,8 @@ class Overlay:
     def _store(self, node: Node) -> Oid | None:
         if not node.names:
             return node.base if node.base != EMPTY_TREE else None
-        entries = dict(self.objects.tree(node.base))
-        for name, child in node.names.items():
-            entry = self._store_child(child)
-            if entry is None:
-                entries.pop(name, None)
-            else:
-                entries[name] = entry
-        return self.objects.put_tree(entries) if entries else None
+        changes = {name: self._store_child(child) for name, child in node.names.items()}
+        return self.objects.edit_tree(node.base, changes)
 
     def _store_child(self, child: Node | Leaf | None) -> Entry | None:
         if child is None:
@@ -286,7 +338,9 @@ class Overlay:
         if leaf.mode == SUBMODULE:
             raise NotPermittedError(text(path))
         if leaf.data is None:
-            leaf.data = bytearray(self._content(leaf))
+            content = self._content(leaf)
+            self._hold(NAME_COST + len(content))
+            leaf.data = bytearray(content)
         return leaf.data
 
     def _parent(self, path: Path, *, make: bool = False) -> tuple[Node, bytes]:
@@ -298,6 +352,7 @@ class Overlay:
             if child is None:
                 if not make:
                     raise NotFoundError(text(path[: i + 1]))
+                self._hold(NAME_COST)
                 child = here.names[name] = Node()
             if not isinstance(child, Node):
                 raise NotDirectoryError(text(path[: i + 1]))
@@ -311,6 +366,20 @@ class Overlay:
 
 def _wrap(entry: Entry) -> Node | Leaf:
     return Node(entry.oid) if entry.is_dir else Leaf(entry.mode, entry.oid)
+
+
+def _held(child: Node | Leaf | None) -> int:
+    """Return what `_hold` was told of a subtree: changed files and new directories."""
+    held = 0
+    todo = [child]
+    while todo:
+        each = todo.pop()
+        if isinstance(each, Leaf):
+            held += 0 if each.data is None else NAME_COST + len(each.data)
+        elif each is not None:
+            held += NAME_COST if each.base == EMPTY_TREE else 0
+            todo += each.names.values()
+    return held
 
 
 def _check_size(size: int) -> None:

@@ -9,30 +9,33 @@ from ..errors import ExistsError, NotFoundError
 from ..p9.errors import P9Error
 from ..p9.nodes import StreamFile
 from ..p9.tree import Buffer, Context, Directory, Entry, Node, Qid, path_id
+from ..store.objects import EMPTY_TREE
 from ..tree.paths import ROOT, Path, check_name, text
 from ..tree.tree import find
-from .base import FixedDir, Hub, answers
+from .base import DirsOnly, FixedDir, Hub, answers
 from .files import TextFile, command_file, head_lines, reflog_lines, tree_lines
-from .ro import TreeDir, head_source
+from .logs import LogDir, log_file
+from .ro import TreeDir, commit_or_missing, head_source
 from .transactions import DiffDir, TransactionsDir, tree_differs
 
 _NAMES = (
     "head",
     "head.live",
     "reflog",
+    "log.live",
+    "log",
     "fast-forward",
     "ro",
     "watch",
     "transactions",
     "diff",
 )
+_WATCHED = ("tree.live", "log.live", "log")
 Source = Callable[[Context], AsyncIterator[Buffer]]
 
 
-class BranchesDir(Directory):
+class BranchesDir(DirsOnly):
     """The branches whose names begin with `prefix` ("" or "release/")."""
-
-    mode = 0o755
 
     def __init__(self, hub: Hub, prefix: str = "") -> None:
         self._hub = hub
@@ -112,12 +115,19 @@ class BranchDir(FixedDir):
         """Return one of the fixed names."""
         if name not in _NAMES:
             return await BranchesDir(self._hub, self._branch + "/").lookup(name, ctx)
-        return self._node(name)
+        return await self._present(name, ctx)
 
     @answers
     async def entries(self, ctx: Context) -> Sequence[Entry]:
         """Return the fixed names."""
-        return [Entry(name, self._node(name).qid) for name in _NAMES]
+        return [Entry(name, (await self._present(name, ctx)).qid) for name in _NAMES]
+
+    async def _present(self, name: str, ctx: Context) -> Node:
+        """Return the node of a fixed name, its qid with the version it has now."""
+        node = self._node(name)
+        if name in {"head", "ro"}:
+            await node.attr(ctx)
+        return node
 
     @answers
     async def mkdir(self, name: str, mode: int, ctx: Context) -> Node:
@@ -139,6 +149,10 @@ class BranchDir(FixedDir):
                 return stream(key, lambda ctx: head_lines(hub, branch))
             case "reflog":
                 return stream(key, lambda ctx: reflog_lines(hub, branch))
+            case "log.live":
+                return log_file(hub, branch)
+            case "log":
+                return LogDir(hub, branch)
             case "fast-forward":
                 return command_file(key, self._fast_forward, mode=0o200)
             case "ro":
@@ -156,12 +170,15 @@ class BranchDir(FixedDir):
         return f"{head or ''}\n".encode()
 
     async def _fast_forward(self, commit: str) -> str:
-        await self._hub.repo.branch(self._branch).fast_forward(commit)
+        repo = self._hub.repo
+        if len(commit) == len(EMPTY_TREE):  # of an id that is well-formed, ENOENT if unknown
+            await repo.worker.read(commit_or_missing, self._hub, commit)
+        await repo.branch(self._branch).fast_forward(commit)
         return ""
 
 
 class WatchDir(Directory):
-    """watch/: tree.live for a path, and `<name>.node` for each name below, there or not."""
+    """watch/: the streams of a path, and `<name>.node` for each name below, there or not."""
 
     mode = 0o555
 
@@ -173,22 +190,26 @@ class WatchDir(Directory):
 
     @answers
     async def lookup(self, name: str, ctx: Context) -> Node:
-        """Return the stream, or the directory for a name below."""
-        if name == "tree.live":
-            return self._stream()
+        """Return a stream, or the directory for a name below."""
+        if name in _WATCHED:
+            return self._node(name)
         if not name.endswith(".node"):
             raise NotFoundError(name)
         below = check_name(name.removesuffix(".node").encode("utf-8", "surrogateescape"))
         return WatchDir(self._hub, self._branch, (*self._path, below))
 
-    def _stream(self) -> StreamFile:
+    def _node(self, name: str) -> Node:
         hub, branch, path = self._hub, self._branch, self._path
+        if name == "log.live":
+            return log_file(hub, branch, path)
+        if name == "log":
+            return LogDir(hub, branch, path)
         key = ("tree.live", branch, text(path))
         return stream(key, lambda ctx: tree_lines(hub, branch, path))
 
     @answers
     async def entries(self, ctx: Context) -> Sequence[Entry]:
-        """Return the stream and the names that are there now."""
+        """Return the streams and the names that are there now."""
 
         def job() -> list[bytes]:
             engine = self._hub.repo.engine
@@ -201,7 +222,7 @@ class WatchDir(Directory):
             Entry(text((n,)) + ".node", WatchDir(self._hub, self._branch, (*self._path, n)).qid)
             for n in names
         ]
-        return [Entry("tree.live", self._stream().qid), *nodes]
+        return [*(Entry(name, self._node(name).qid) for name in _WATCHED), *nodes]
 
 
 def stream(key: tuple[str, ...], source: Source) -> StreamFile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -36,14 +37,19 @@ class TextFile(File):
     @answers
     async def attr(self, ctx: Context) -> Attr:
         """Return mode and the size the text has now."""
-        return Attr(mode=self.kind | self.mode, size=len(await self._content()))
+        return Attr(mode=self.kind | self.mode, size=len(await self._now()))
+
+    async def _now(self) -> bytes:
+        content = await self._content()
+        self.version = zlib.crc32(content)
+        return content
 
     @answers
     async def open(self, flags: int, ctx: Context) -> Handle:
         """Open for reading."""
         if wants_write(flags):
             raise P9Error(errno.EROFS, "Read-only file")
-        return BytesHandle(await self._content())
+        return BytesHandle(await self._now())
 
 
 class EditFile(File):
@@ -184,10 +190,12 @@ def head_lines(hub: Hub, branch: str) -> AsyncIterator[Buffer]:
 def reflog_lines(hub: Hub, branch: str) -> AsyncIterator[Buffer]:
     """Stream every commit of the branch's own line from now on; blank when it is deleted."""
 
-    async def line(change: Change) -> str:
-        return "" if change.kind is ChangeKind.DELETED else change.commit
+    async def line(change: Change) -> str | None:
+        if change.kind is ChangeKind.DELETED:
+            return ""
+        return change.commit or None  # cut, with nothing in common: the new commits follow
 
-    return Lines[Change](hub.repo.watch(branch, first_parent=True), line)
+    return Lines[Change](hub.repo.branch(branch).watch(first_parent=True), line)
 
 
 def tree_lines(hub: Hub, branch: str, path: Path) -> AsyncIterator[Buffer]:
@@ -206,4 +214,4 @@ def tree_lines(hub: Hub, branch: str, path: Path) -> AsyncIterator[Buffer]:
         last[:] = [found]
         return found
 
-    return Lines[Oid | None](hub.repo.follow(branch), line)
+    return Lines[Oid | None](hub.repo.follow(branch, b"/".join(path)), line)

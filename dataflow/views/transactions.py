@@ -5,29 +5,29 @@ from __future__ import annotations
 import errno
 from collections.abc import Awaitable, Callable, Sequence
 
+from ..branch.engine import check_author
 from ..branch.transaction import Transaction
-from ..errors import NotFoundError, UnknownCommandError
+from ..errors import NotFoundError, NotPermittedError
 from ..p9.errors import P9Error
 from ..p9.tree import Context, Directory, Entry, Node, path_id
 from ..store.base import Oid
 from ..tree.diff import Difference, diff
 from ..tree.paths import check_name
-from .base import FixedDir, Hub, Lease, answers
+from .base import DirsOnly, FixedDir, Hub, answers
 from .files import EditFile, TextFile, command_file
+from .lease import Lease
 from .ro import TreeDir, fixed_source
 from .rw import RwDir, RwTree
 
-_ALWAYS = ("rw", "msg", "parents", "ctl", "merge", "diff", "origin")
+_ALWAYS = ("rw", "msg", "parents", "ctl", "merge", "diff", "origin", "author", "lease")
 _MERGING = ("ours", "theirs", "base", "conflicts")
 
 Differs = Callable[[str], Awaitable[Sequence[Difference]]]
 TreeOf = Callable[[], Oid]
 
 
-class TransactionsDir(Directory):
+class TransactionsDir(DirsOnly):
     """The open transactions of a branch; mkdir opens one."""
-
-    mode = 0o755
 
     def __init__(self, hub: Hub, branch: str) -> None:
         self._hub = hub
@@ -43,27 +43,28 @@ class TransactionsDir(Directory):
     @answers
     async def lookup(self, name: str, ctx: Context) -> Node:
         """Return an open transaction."""
-        return self._node(name, self._hub.find(self._branch, name, ctx))
+        return self._node(name, self._hub.leases.find(self._branch, name))
 
     @answers
     async def entries(self, ctx: Context) -> Sequence[Entry]:
         """Return the open transactions of this branch."""
         return [
             Entry(name, self._node(name, lease).qid)
-            for (branch, name), lease in self._hub.leases.items()
-            if branch == self._branch
+            for name, lease in self._hub.leases.of(self._branch).items()
         ]
 
     @answers
     async def mkdir(self, name: str, mode: int, ctx: Context) -> Node:
         """Open a transaction."""
         check_name(name.encode("utf-8", "surrogateescape"))
-        return self._node(name, self._hub.open(self._branch, name, ctx))
+        return self._node(name, self._hub.leases.open(self._branch, name, ctx))
 
     @answers
     async def unlink(self, name: str, is_dir: bool, ctx: Context) -> None:
         """Give a transaction up (DataKit: only `close` in ctl does)."""
-        self._hub.find(self._branch, name, ctx).transaction.close()
+        lease = self._hub.leases.find(self._branch, name)
+        self._hub.leases.check(lease, ctx)
+        lease.transaction.close()
 
     async def rename(self, name: str, to: Directory, new_name: str, ctx: Context) -> None:
         """Refuse: a transaction keeps its name."""
@@ -77,20 +78,14 @@ class TransactionDir(FixedDir):
 
     def __init__(self, hub: Hub, branch: str, name: str, lease: Lease) -> None:
         self._hub = hub
+        self._lease = lease
         self._transaction: Transaction = lease.transaction
         self._key = ("transaction", str(lease.number))
         self._qid_path = path_id(*self._key)
-        self._rw = RwTree(lease)
-        self._ctl = command_file((*self._key, "ctl"), self._control)
+        self._rw = RwTree(hub.leases, lease)
+        self._author: str | None = None
+        self._ctl = command_file((*self._key, "ctl"), lease.control)
         self._merge = command_file((*self._key, "merge"), self._merges)
-
-    async def _control(self, command: str) -> str:
-        if command == "commit":
-            return (await self._transaction.commit()).head + "\n"
-        if command == "close":
-            self._transaction.close()
-            return ""
-        raise UnknownCommandError(command)
 
     async def _merges(self, command: str) -> str:
         return "".join(f"{path}\n" for path in await self._transaction.merge(command))
@@ -103,6 +98,8 @@ class TransactionDir(FixedDir):
         """Return one of the fixed names."""
         if name not in self._names():
             raise NotFoundError(name)
+        if name != "lease":  # everybody may see whose it is, and that keeps nothing alive
+            self._hub.leases.check(self._lease, ctx)
         return self._node(name)
 
     @answers
@@ -121,7 +118,11 @@ class TransactionDir(FixedDir):
             case "merge":
                 return self._merge
             case "msg":
-                return EditFile(key, lambda: t.message, lambda text: setattr(t, "message", text))
+                return EditFile(key, lambda: t.message, self._set_message)
+            case "author":
+                return EditFile(key, self._get_author, self._set_author)
+            case "lease":
+                return TextFile(key, self._lease_text)
             case "parents":
                 return EditFile(key, lambda: lines(t.parents), self._set_parents)
             case "diff":
@@ -132,6 +133,26 @@ class TransactionDir(FixedDir):
                 return TextFile(key, self._conflicts)
         tree: Oid | None = getattr(t, name)
         return TreeDir(self._hub, "/".join((*key, tree or "")), fixed_source(tree or ""))
+
+    def _set_message(self, text: str) -> None:
+        self._lease.used()
+        self._transaction.message = text
+
+    def _set_author(self, text: str) -> None:
+        """Name another author, nothing for who commits, who stays in the commit as that."""
+        if not self._hub.leases.limits.set_author:
+            raise NotPermittedError("the author is who commits")
+        t = self._transaction
+        t.author = check_author(text.strip()) if text.strip() else t.committer
+        self._author = text
+
+    def _get_author(self) -> str:
+        """Return what was written, be it nothing: a shell truncates before it writes."""
+        t = self._transaction
+        return f"{t.author or t.engine.author}\n" if self._author is None else self._author
+
+    async def _lease_text(self) -> bytes:
+        return self._lease.text().encode("utf-8", "surrogateescape")
 
     def _set_parents(self, text: str) -> None:
         self._transaction.set_parents(text.split())

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataflow import ChangeKind, Repository
-from dataflow.branch import steps
+from dataflow.branch import feed, steps
 from dataflow.branch.steps import Cursor, Position, advance
 from dataflow.errors import InvalidHashError, UsageError
 
@@ -65,17 +65,26 @@ async def test_begins_behind_the_present_head(repo) -> None:
 
 
 async def test_slow_reader_keeps_only_its_place(repo, monkeypatch) -> None:
+    """One so slow that the log passed it walks history, and returns to the log."""
     monkeypatch.setattr(steps, "PIECE", 8)
+    monkeypatch.setattr(feed, "LOG_MAX", 16)
     main = repo.branch("main")
-    watch = main.watch()
-    made = [await put(main, a=str(i)) for i in range(100)]
+    watch, eager = main.watch(), main.watch()
+    made = []
+    for i in range(100):
+        made.append(await put(main, a=str(i)))
+        await take(eager, 1)
     assert len(watch._ready) == 0
+    assert repo.statistics().events_kept == 16
     got = []
+    walked = 0
     for _ in range(100):
         got += await take(watch, 1)
-        assert len(watch._todo) <= 9
+        walked += watch._walk is not None
         assert len(watch._ready) <= 64
     assert [c.commit for c in got] == made
+    assert walked > 50
+    assert watch._walk is None or watch.feed.find(watch._walk.cursor) is not None
 
 
 async def test_cancelled_waits_lose_nothing(repo) -> None:
@@ -172,7 +181,7 @@ async def test_closing_ends_the_wait(repo) -> None:
     await watch.aclose()
     with pytest.raises(StopAsyncIteration):
         await waiting
-    assert not repo._watches
+    assert repo.statistics().watches == 0
 
 
 @pytest.mark.parametrize("since", ["x", "0" * 39, "..:", "0" * 40 + "..x:"])
@@ -218,14 +227,14 @@ def run(objects, cursor: Cursor, heads, line_only=False):
 def test_every_commit_once_parents_first_and_resumable_anywhere(case) -> None:
     g, heads = case
     events = run(g.objects, Cursor(), heads)
-    order = [oid for oid, _ in events]
+    order = [oid for oid, *_ in events]
     assert len(order) == len(set(order))
     assert set(order) == set(steps.between(g.objects, None, heads[-1]))
     for i, oid in enumerate(order):
         assert set(g.objects.commit(oid).parents) <= set(order[:i])
-    for i, (_, cursor) in enumerate(events):
+    for i, (_, cursor, _) in enumerate(events):
         again = Cursor.parse(str(cursor))
         assert again == cursor
-        rest = [oid for oid, _ in run(g.objects, again, [heads[-1]])]
+        rest = [oid for oid, *_ in run(g.objects, again, [heads[-1]])]
         assert set(rest) == set(order[i + 1 :])
         assert len(rest) == len(set(rest))
