@@ -10,7 +10,7 @@
 PYTHON_VENV := .venv/bin/python
 FUZZ_SECONDS ?= 60
 BENCH ?=
-BENCHMARKS := $(wildcard $(patsubst %,benchmarks/%.py,peers tcp vhost scale hypervisor hypervisor_block))
+BENCHMARKS := $(wildcard $(patsubst %,benchmarks/%.py,peers tcp vhost scale hypervisor hypervisor_block dataflow))
 PYTEST ?=
 FAST := -m "not compat and not slow" tests/unit tests/packetdrill
 

@@ -14,43 +14,28 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from ..p9 import dirent
-from ..p9.attrs import from_stat, to_open9, to_setattr, to_wstat
+from ..p9.attrs import to_setattr, to_wstat
 from ..p9.client import ClientSession
 from ..p9.const import (
     AT_REMOVEDIR,
     MSIZE_DEFAULT,
     NOFID,
-    WALK_MAX,
     Dialect,
-    GetattrMask,
     Mode9,
     Open9,
     OpenFlag,
 )
 from ..p9.errors import P9Error
 from ..p9.messages import (
-    Message,
     Rattach,
-    Rcreate,
-    Rgetattr,
-    Rlcreate,
-    Rlopen,
-    Ropen,
-    Rreaddir,
     Rreadlink,
     Rstat,
     Rstatfs,
-    Rwalk,
     Stat,
     Tattach,
     Tcreate,
-    Tgetattr,
-    Tlcreate,
-    Tlopen,
+    Tlink,
     Tmkdir,
-    Topen,
-    Treaddir,
     Treadlink,
     Tremove,
     Trename,
@@ -58,35 +43,19 @@ from ..p9.messages import (
     Tstatfs,
     Tsymlink,
     Tunlinkat,
-    Twalk,
     Twstat,
 )
-from ..p9.tree import Attr, Buffer, Qid, SetAttr
-from ..p9.wire import parse_stat
+from ..p9.tree import Attr, Buffer, SetAttr
 from . import address as addresses
 from .channel import Channel
+from .fidclient import FidClient
 from .file import RemoteFile
 
 _NS = 1_000_000_000
 
 
-class Client:
+class Client(FidClient):
     """One attach on one connection; made by `connect`."""
-
-    def __init__(self, channel: Channel, root: int) -> None:
-        self._channel = channel
-        self._root = root
-        self._linux = channel.session.dialect is Dialect.LINUX
-
-    @property
-    def dialect(self) -> Dialect:
-        """What the server agreed to."""
-        return self._channel.session.dialect
-
-    @property
-    def msize(self) -> int:
-        """The largest message, in bytes."""
-        return self._channel.session.msize
 
     @asynccontextmanager
     async def walk(self, path: str) -> AsyncIterator[int]:
@@ -96,10 +65,6 @@ class Client:
             yield fid
         finally:
             await self._channel.clunk(fid)
-
-    async def rpc(self, message: Message) -> Message:
-        """Send any message and return its answer."""
-        return await self._channel.call(message)
 
     async def open(self, path: str, flags: int = OpenFlag.RDONLY, mode: int = 0o644) -> RemoteFile:
         """Open, and with `OpenFlag.CREAT` make, a file; flags as in open(2)."""
@@ -111,18 +76,12 @@ class Client:
                     raise
                 if flags & OpenFlag.EXCL:
                     raise
-        fid = await self._walk(path)
-        try:
-            qid, iounit = await self._open(fid, flags)
-        except BaseException:
-            self._channel.forget(fid)
-            raise
-        return RemoteFile(self._channel, fid, qid, iounit)
+        return await self.open_fid(await self._walk(path), flags)
 
     async def read(self, path: str) -> bytes:
         """Return all of a file; of a live one, what it says until its first pause."""
         async with await self.open(path) as file:
-            size = (await self._stat(file.fid)).size
+            size = (await self.stat_fid(file.fid)).size
             data = await file.read(0, size) if size else b""
             out = bytearray(data)
             while more := await file.pread(len(out), file.chunk):
@@ -147,13 +106,12 @@ class Client:
     async def listdir(self, path: str = "") -> list[str]:
         """Return the names in a directory, without "." and ".."."""
         async with await self.open(path) as file:
-            read = self._names_linux if self._linux else self._names_base
-            return [name for name in await read(file) if name not in {".", ".."}]
+            return [e.name for e in await self.entries_of(file) if e.name not in {".", ".."}]
 
     async def stat(self, path: str = "") -> Attr:
         """Return the attributes; `mode` has the type bits of stat(2) in every dialect."""
         async with self.walk(path) as fid:
-            return await self._stat(fid)
+            return await self.stat_fid(fid)
 
     async def setattr(self, path: str, change: SetAttr) -> None:
         """Change attributes: truncate, chmod, chown, touch."""
@@ -179,10 +137,7 @@ class Client:
                 if err.errno != errno.EOPNOTSUPP:  # diod 1.0 has no Tunlinkat
                     raise
         fid = await self._walk(path)
-        try:
-            await self.rpc(Tremove(fid))
-        finally:
-            self._channel.return_fid(fid)  # remove(5): the fid is clunked in any case
+        await self.rpc_last(Tremove(fid), fid)
 
     async def _unlink(self, path: str) -> None:
         is_dir = stat.S_ISDIR((await self.stat(path)).mode)
@@ -223,92 +178,35 @@ class Client:
         async with self.walk(path) as fid:
             return await self._channel.rpc(Tstatfs(fid), Rstatfs)
 
+    async def link(self, path: str, target: str) -> None:
+        """Make `path` a second name of `target`; .L only."""
+        parent, name = _split(path)
+        async with self.walk(parent) as fid, self.walk(target) as node:
+            await self.rpc(Tlink(fid, node, name))
+
+    async def xattrs(self, path: str) -> list[str]:
+        """Return the names of the extended attributes; .L only."""
+        async with self.walk(path) as fid:
+            raw = await self.xattr_of(fid, "")
+        return [name.decode(errors="surrogateescape") for name in raw.split(b"\0") if name]
+
+    async def get_xattr(self, path: str, name: str) -> bytes:
+        """Return the value of an extended attribute; .L only."""
+        async with self.walk(path) as fid:
+            return await self.xattr_of(fid, name)
+
+    async def set_xattr(self, path: str, name: str, value: bytes, flags: int = 0) -> None:
+        """Set an extended attribute; an empty value with XATTR_REPLACE removes it; .L only."""
+        async with self.walk(path) as fid:
+            await self.set_xattr_of(fid, name, value, flags)
+
     async def _walk(self, path: str) -> int:
         names = tuple(name for name in path.split("/") if name)
-        source = self._root
-        while True:
-            batch, names = names[:WALK_MAX], names[WALK_MAX:]
-            try:
-                fid = await self._walk_batch(source, batch)
-            finally:
-                if source != self._root:
-                    self._channel.forget(source)
-            if not names:
-                return fid
-            source = fid
-
-    async def _walk_batch(self, source: int, names: tuple[str, ...]) -> int:
-        fid = self._channel.take_fid()
-        try:
-            r = await self._channel.rpc(Twalk(source, fid, names), Rwalk)
-        except P9Error:
-            self._channel.return_fid(fid)
-            raise
-        if len(r.qids) != len(names):
-            self._channel.return_fid(fid)
-            raise P9Error(errno.ENOENT)
-        return fid
-
-    async def _open(self, fid: int, flags: int) -> tuple[Qid, int]:
-        if self._linux:
-            a = await self._channel.rpc(Tlopen(fid, flags & ~OpenFlag.CREAT), Rlopen)
-            return a.qid, a.iounit
-        b = await self._channel.rpc(Topen(fid, to_open9(flags)), Ropen)
-        return b.qid, b.iounit
+        return (await self.walk_fid(self.root, names))[0]
 
     async def _create(self, path: str, flags: int, mode: int) -> RemoteFile:
         parent, name = _split(path)
-        fid = await self._walk(parent)
-        r: Rlcreate | Rcreate
-        try:
-            if self._linux:
-                t = Tlcreate(fid, name, flags | OpenFlag.EXCL, mode, os.getgid())
-                r = await self._channel.rpc(t, Rlcreate)
-            else:
-                r = await self._channel.rpc(Tcreate(fid, name, mode, to_open9(flags)), Rcreate)
-        except BaseException:
-            self._channel.forget(fid)
-            raise
-        return RemoteFile(self._channel, fid, r.qid, r.iounit)
-
-    async def _stat(self, fid: int) -> Attr:
-        if not self._linux:
-            return from_stat((await self._channel.rpc(Tstat(fid), Rstat)).stat)
-        a = await self._channel.rpc(Tgetattr(fid, int(GetattrMask.BASIC)), Rgetattr)
-        return Attr(
-            mode=a.mode,
-            size=a.size,
-            nlink=a.nlink,
-            uid=a.uid,
-            gid=a.gid,
-            rdev=a.rdev,
-            blksize=a.blksize,
-            atime_ns=a.atime_sec * _NS + a.atime_nsec,
-            mtime_ns=a.mtime_sec * _NS + a.mtime_nsec,
-            ctime_ns=a.ctime_sec * _NS + a.ctime_nsec,
-        )
-
-    async def _names_linux(self, file: RemoteFile) -> list[str]:
-        names: list[str] = []
-        cookie = 0
-        while True:
-            t = Treaddir(file.fid, cookie, file.chunk)
-            found = dirent.parse(memoryview((await self._channel.rpc(t, Rreaddir)).data))
-            if not found:
-                return names
-            names += [entry.name for entry in found]
-            cookie = found[-1].offset
-
-    async def _names_base(self, file: RemoteFile) -> list[str]:
-        names: list[str] = []
-        offset = 0
-        while data := await file.pread(offset, file.chunk):
-            view, pos = memoryview(data), 0
-            while pos < len(view):
-                entry, pos = parse_stat(view, pos, self.dialect)
-                names.append(entry.name)
-            offset += len(data)
-        return names
+        return await self.create_fid(await self._walk(parent), name, flags | OpenFlag.EXCL, mode)
 
 
 @asynccontextmanager
@@ -327,8 +225,8 @@ async def connect(
         await channel.ready
         root = channel.take_fid()
         number = os.getuid() if n_uname is None else n_uname
-        await channel.rpc(Tattach(root, NOFID, uname, aname, number), Rattach)
-        yield Client(channel, root)
+        qid = (await channel.rpc(Tattach(root, NOFID, uname, aname, number), Rattach)).qid
+        yield Client(channel, root, qid)
     finally:
         await channel.close()
 

@@ -44,6 +44,7 @@ class Connection:
         self._throttled = False
         self._state: State | None = None
         self._tasks: dict[Request, asyncio.Task[None]] = {}
+        self._live = 0  # of them reads that may wait for any time
         self._endings: set[asyncio.Task[None]] = set()
         self._writable = True
         self._room = asyncio.Event()
@@ -70,6 +71,21 @@ class Connection:
         """Say whether the transport takes more; while not, no read produces data."""
         self._writable = writable
         self._room.set()
+
+    def direct(self, number: int) -> tuple[int, int, int, int, int] | None:
+        """Return what a pump may do by itself with a fid (`core.outcome.Open`), or None."""
+        state = self._state
+        return None if state is None else dispatch.direct(state, number)
+
+    def forget(self, number: int) -> None:
+        """Drop a fid that a pump clunked, as `direct` allowed."""
+        if self._state is not None:
+            self._state.fids.pop(number)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way but reads of live files: a request may be answered out of turn."""
+        return len(self._tasks) == self._live
 
     def statistics(self) -> SessionStatistics:
         """Return the session's counters."""
@@ -104,7 +120,7 @@ class Connection:
         state = self._state
         if state is None:  # a session has a state from its Reset on
             return
-        if self._writable and self._reads_held < HELD_MAX:
+        if self._writable and self._reads_held < HELD_MAX and self._may_pass(request.message):
             try:
                 done = dispatch.perform_nowait(state, request.message)
             except Exception as err:
@@ -115,10 +131,18 @@ class Connection:
                 self._flush()  # at once, so that the transport can say that it is full
                 return
         self._hold_write(request.message, 1)
-        self._tasks[request] = asyncio.get_running_loop().create_task(self._run(state, request))
+        live = dispatch.is_live(state, request.message)
+        self._live += live
+        self._tasks[request] = asyncio.get_running_loop().create_task(
+            self._run(state, request, live)
+        )
 
-    async def _run(self, state: State, request: Request) -> None:
-        cost = _cost(state, request.message)
+    def _may_pass(self, message: Message) -> bool:
+        """Whether a request need not queue behind the ones before it, which may not have begun."""
+        return self.idle or type(message) is Tread
+
+    async def _run(self, state: State, request: Request, live: bool) -> None:
+        cost = 0 if live else _cost(state, request.message)
         held = False
         try:
             if cost:
@@ -131,6 +155,7 @@ class Connection:
             self.session.fail(request, dispatch.to_error(err))
         finally:
             self._tasks.pop(request, None)
+            self._live -= live
             self._hold_write(request.message, -1)
             self._flush()
             if held:
@@ -193,6 +218,6 @@ class Connection:
 
 def _cost(state: State, message: Message) -> int:
     """The bytes that a request's answer may hold, where that is much."""
-    if isinstance(message, Tread | Treaddir) and not dispatch.is_live(state, message):
+    if isinstance(message, Tread | Treaddir):
         return min(message.count, state.io_max)
     return 0

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TypeVar
 
-from ..p9.const import (
-    Dialect,
-)
+from ..p9.const import LOCK_BLOCK, Dialect, LockStatus
 from ..p9.errors import P9Error
 from ..p9.messages import (
+    Rlock,
     Rread,
     Rwrite,
     Stat,
     Tfsync,
+    Tlock,
     Tread,
     Twrite,
     Twstat,
@@ -24,6 +26,7 @@ from ..p9.tree import Buffer, Qid
 from .channel import Channel
 
 T = TypeVar("T")
+_HOST = socket.gethostname()
 WINDOW = 8  # reads or writes of one file in flight
 
 
@@ -84,6 +87,18 @@ class RemoteFile:
             await self._channel.call(Tfsync(self.fid, int(datasync)))
         else:
             await self._channel.call(Twstat(self.fid, Stat()))
+
+    async def lock(
+        self, kind: int, start: int = 0, length: int = 0, *, wait: bool = False, owner: int = 0
+    ) -> LockStatus:
+        """Take or give back (`LockType`) a record lock for process `owner`; .L only.
+
+        `length` 0 is to the end.  With `wait` the server may hold the answer back until the lock
+        is free, where it can; otherwise BLOCKED comes back and it is the caller's to try again.
+        """
+        flags = LOCK_BLOCK if wait else 0
+        t = Tlock(self.fid, kind, flags, start, length, owner or os.getpid(), _HOST)
+        return LockStatus((await self._channel.rpc(t, Rlock)).status)
 
     async def close(self) -> None:
         """Clunk the fid; again does nothing."""

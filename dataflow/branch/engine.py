@@ -1,22 +1,22 @@
 """What is done to branches, blocking and without a loop: the part that a worker thread runs.
 
-A commit goes in three steps: objects are put, flushed (durable from here on), and the branch moves
-by compare-and-set.  When somebody else moved the branch in between, the new commit is merged with
-the head found there, in a commit whose message is `Merge`, and the last step is tried again.
+A commit goes in three steps: objects are put, the branch moves by compare-and-set in the view of
+the group that runs (see `group`), and the group makes all of it durable and visible.  When the
+branch is not where the commit began, the new commit is merged with the head found there, in a
+commit whose message is `Merge`.
 """
 
 from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from dulwich.refs import check_ref_format
 
 from ..errors import (
     ExistsError,
-    HistoryTooDeepError,
     InvalidHashError,
     InvalidNameError,
     MergeConflictError,
@@ -28,12 +28,13 @@ from ..errors import (
 )
 from ..store.base import HEADS, Kind, Oid, RefUpdate, Store
 from ..store.objects import EMPTY_TREE, Commit, Objects
-from ..tree.history import is_ancestor
-from ..tree.merge import Conflict, Driver, merge_commits
+from ..tree.conflicts import Conflict
+from ..tree.history import is_ancestor, passed_from
+from ..tree.merge import DEFAULT, Options, merge_commits
 from ..tree.paths import text
 from ..tree.tree import Tree
+from .group import Grouped
 
-MOVES_MAX = 100  # how often a branch may move under one commit before we give up
 _HASH = re.compile(r"[0-9a-f]{40}")
 _IDENT = re.compile(r"[^<>\n\0]*[^<>\n\0 ] <[^<>\n\0]*>")
 
@@ -62,18 +63,29 @@ class Engine:
         *,
         author: str = DEFAULT_AUTHOR,
         clock: Callable[[], float] = time.time,
-        driver: Driver | None = None,
+        merging: Options = DEFAULT,
     ) -> None:
         self.store = store
         self.objects = Objects(store)
         self.author = check_author(author)
         self.clock = clock
-        self.driver = driver
+        self.merging = merging
         self.moved: Callable[[str], object] = lambda branch: None  # called after a branch moved
+        self.groups = Grouped(store, self._tell, self.objects.forget)
+
+    def _tell(self, name: str) -> None:
+        head = self.store.ref(name)
+        if head is not None and name.startswith(HEADS):
+            self.objects.follow(head)
+        self.moved(name.removeprefix(HEADS))
 
     def head(self, branch: str) -> Oid | None:
-        """Return the branch's newest commit; None while it has none."""
-        return self.store.ref(HEADS + branch)
+        """Return the branch's newest commit; None while it has none.
+
+        For a job of a group it is what the jobs before left, for all others what is durable.
+        """
+        group = self.groups.mine
+        return self.store.ref(HEADS + branch) if group is None else group.ref(HEADS + branch)
 
     def branches(self) -> dict[str, Oid]:
         """Return all branches with their heads."""
@@ -127,37 +139,61 @@ class Engine:
         """Return a message as a commit has it."""
         return (message.replace("\0", "").strip("\n") or "(no commit message)") + "\n"
 
-    def advance(self, branch: str, commit: Oid, author: str | None = None) -> Committed:
+    def advance(
+        self,
+        branch: str,
+        commit: Oid,
+        author: str | None = None,
+        expect: str | None = None,
+        *,
+        new: bool = False,
+    ) -> Committed:
         """Make the branch contain `commit`, merging where it moved on.
 
+        With `expect` it moves only from that head ("": from nothing), or `RefChangedError`.
+        `new` says that nobody can have the commit yet.
         Raises `MergeConflictError`; the branch is then as it was.
         """
-        for _ in range(MOVES_MAX):
-            head = self.head(branch)
-            target = self._join(head, commit, author)
-            self.store.flush()
-            if target == head:
-                return Committed(commit, head)
-            try:
-                self.store.update([RefUpdate(HEADS + branch, head, target)])
-            except RefChangedError:
-                continue
-            self.moved(branch)
-            return Committed(commit, target)
-        raise HistoryTooDeepError(f"{branch} moved {MOVES_MAX} times during one commit; try again")
+        return self.groups.write(lambda: self._advance(branch, commit, author, expect, new))
 
-    def _join(self, head: Oid | None, commit: Oid, author: str | None) -> Oid:
-        if head is None or is_ancestor(self.objects, head, commit):
+    def _advance(
+        self, branch: str, commit: Oid, author: str | None, expect: str | None, new: bool
+    ) -> Committed:
+        head = self.head(branch)
+        if expect is not None and (head or "") != expect:
+            raise RefChangedError(HEADS + branch, expect or None, head)
+        target = self._join(head, commit, author, new)
+        if target != head:
+            self._set(RefUpdate(HEADS + branch, head, target))
+        return Committed(commit, target)
+
+    def when_settled(self, settled: Callable[[], object], undone: Callable[[], object]) -> None:
+        """Call one of these when the running job is durable, or was taken back."""
+        group = self.groups.mine
+        assert group is not None, "only in a job"
+        group.when_settled(settled, undone)
+
+    def _join(self, head: Oid | None, commit: Oid, author: str | None, new: bool) -> Oid:
+        """Return what the branch is to point at so that it contains both."""
+        if head is None or head == commit or head in self.objects.commit(commit).parents:
             return commit
-        if is_ancestor(self.objects, commit, head):
+        base = passed_from(self.objects, commit, head) if new else None
+        if base == commit:
             return head
-        merged = merge_commits(self.objects, head, commit, self.driver)
+        if base is None and is_ancestor(self.objects, head, commit):
+            return commit
+        if base is None and is_ancestor(self.objects, commit, head):
+            return head
+        merged = merge_commits(self.objects, head, commit, self.merging, base=base)
         raise_conflicts(merged.conflicts)
         return self.write_commit(merged.tree, (head, commit), "Merge", author)
 
     def fast_forward(self, branch: str, commit: Oid) -> None:
         """Move the branch to a commit that contains its head, or raise `NotFastForwardError`."""
         self.check_commit(commit)
+        self.groups.write(lambda: self._fast_forward(branch, commit))
+
+    def _fast_forward(self, branch: str, commit: Oid) -> None:
         head = self.head(branch)
         if head == commit:
             return
@@ -167,28 +203,47 @@ class Engine:
 
     def reset(self, branch: str, commit: Oid) -> None:
         """Move the branch anywhere; those who watch are told that history was cut."""
-        self._set(RefUpdate(HEADS + branch, self.head(branch), self.check_commit(commit)))
+        target = self.check_commit(commit)
+        self.groups.write(
+            lambda: self._set(RefUpdate(HEADS + branch, self.head(branch), target)),
+        )
 
     def delete(self, branch: str) -> None:
         """Remove the branch; its commits stay until git collects them."""
-        head = self.head(branch)
-        if head is None:
-            raise NotFoundError(f"branch {branch}")
-        self._set(RefUpdate(HEADS + branch, head, None))
+        self.groups.write(lambda: self._set(RefUpdate(HEADS + branch, self._there(branch), None)))
 
     def rename(self, old: str, new: str) -> None:
         """Rename a branch in one step; `ExistsError` if `new` is there."""
-        head = self.head(old)
-        if head is None:
-            raise NotFoundError(f"branch {old}")
-        if self.head(check_branch(new)) is not None:
+        check_branch(new)
+        self.groups.write(lambda: self._rename(old, new))
+
+    def _rename(self, old: str, new: str) -> None:
+        head = self._there(old)
+        if self.head(new) is not None:
             raise ExistsError(f"branch {new}")
         self._set(RefUpdate(HEADS + new, None, head), RefUpdate(HEADS + old, head, None))
 
+    def move(self, moves: Mapping[str, tuple[str | None, str | None]]) -> None:
+        """Move branches from one head to another (None: not there), all of them or none.
+
+        Raises `RefChangedError` for the first that is elsewhere.
+        """
+        updates = [
+            RefUpdate(HEADS + check_branch(name), old, self.check_commit(new) if new else None)
+            for name, (old, new) in moves.items()
+        ]
+        self.groups.write(lambda: self._set(*updates))
+
+    def _there(self, branch: str) -> Oid:
+        head = self.head(branch)
+        if head is None:
+            raise NotFoundError(f"branch {branch}")
+        return head
+
     def _set(self, *updates: RefUpdate) -> None:
-        self.store.update(updates)
-        for update in updates:
-            self.moved(update.name[len(HEADS) :])
+        group = self.groups.mine
+        assert group is not None, "only in a job"
+        group.stage(updates)
 
     def kind(self, oid: str) -> Kind:
         """Return what sort of object an id names; `InvalidHashError` for a text that is none."""
@@ -216,4 +271,4 @@ def raise_conflicts(conflicts: Sequence[Conflict]) -> None:
     """Raise `MergeConflictError` if there is any conflict."""
     if conflicts:
         paths = tuple(text(c.path) for c in conflicts)
-        raise MergeConflictError(paths, conflicts[0].reason)
+        raise MergeConflictError(paths, conflicts[0].reason, tuple(conflicts))

@@ -6,8 +6,9 @@ directory, a commit of another process) is seen by `outside`, while anything is 
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Literal, Self, overload
 
@@ -15,12 +16,17 @@ from ..store.base import Oid, Store
 from ..store.disk import DiskStore
 from ..store.memory import MemoryStore
 from ..store.objects import Commit
+from ..store.pack import LIMIT
+from ..sync.mirror import AutoPush
+from ..sync.remote import Remote, Remotes
 from ..tree.diff import Difference, diff
-from ..tree.merge import Driver
+from ..tree.drivers import Driver, Drivers
+from ..tree.merge import Options
 from ..tree.overlay import Room
 from ..tree.paths import parse, text
 from .engine import DEFAULT_AUTHOR, Committed, Engine, check_branch
 from .follow import Follower
+from .together import MultiTransaction
 from .transaction import Transaction
 from .watch import NewestWatch, Watch
 from .watching import Watching, WatchStatistics
@@ -40,10 +46,17 @@ class Branch:
         return self._repo.engine.head(self.name)
 
     def transaction(
-        self, message: str = "", author: str | None = None, *, room: Room | None = None
+        self,
+        message: str = "",
+        author: str | None = None,
+        *,
+        expect: str | None = None,
+        room: Room | None = None,
     ) -> Transaction:
         """Open a transaction on the branch's present head; `author` is `Name <mail>`.
 
+        With `expect`, a commit id or "" for no commits, it commits only if that is the head then,
+        or raises `RefChangedError`; without, it is merged with what others committed meanwhile.
         `room` (a `Budget`) bounds the memory that its edits may hold.
         """
         return Transaction(
@@ -51,6 +64,7 @@ class Branch:
             self.name,
             message=message,
             author=author,
+            expect=expect,
             worker=self._repo.worker,
             room=room,
         )
@@ -136,12 +150,15 @@ class Repository:
         store: Store,
         *,
         author: str = DEFAULT_AUTHOR,
-        driver: Driver | None = None,
+        drivers: Mapping[str, Driver | str] | None = None,
         poll_interval: float = 0.05,
+        auto_push: str | None = None,
     ) -> None:
-        self.engine = Engine(store, author=author, driver=driver)
-        self.worker = Worker()
+        self.engine = Engine(store, author=author, merging=Options(Drivers(drivers)))
+        self.worker = Worker(self.engine.groups.carry_out, store.checkpoint)
         self.watching = Watching(self.engine, self.worker, poll_interval)
+        self.remotes = Remotes(store, self.worker, self._pulled)
+        self.auto_push = AutoPush(self.remotes, auto_push) if auto_push else None
         self._before_close: list[Callable[[], Awaitable[None]]] = []
 
     @classmethod
@@ -153,30 +170,78 @@ class Repository:
         fsync: bool = True,
         lock_timeout: float = 5.0,
         create: bool = True,
-        driver: Driver | None = None,
+        drivers: Mapping[str, Driver | str] | None = None,
         poll_interval: float = 0.05,
+        pack_limit: int = LIMIT,
+        auto_push: str | None = None,
     ) -> Repository:
         """Open the repository at `path`; a bare one is made there if there is none.
 
         `fsync=False` trades durability for speed.  `lock_timeout` is how many seconds to wait for
         another git's lock on a branch.  `poll_interval` is how often references are read where
-        the file system does not tell of changes.
+        the file system does not tell of changes.  More than `pack_limit` loose objects are packed
+        in the background (0: never).  `drivers` merge files by pattern, `{"*.json": "json"}`: see
+        `dataflow.tree.drivers`; they come before the tree's `.gitattributes`.  `auto_push` is a
+        URL, or the name of a remote, that is kept at what this repository has (see `sync.mirror`).
         """
-        store = DiskStore(path, fsync=fsync, lock_timeout=lock_timeout, create=create)
-        return cls(store, author=author, driver=driver, poll_interval=poll_interval)
+        store = DiskStore(
+            path, fsync=fsync, lock_timeout=lock_timeout, create=create, pack_limit=pack_limit
+        )
+        return cls(
+            store, author=author, drivers=drivers, poll_interval=poll_interval, auto_push=auto_push
+        )
 
     @classmethod
-    def memory(cls, *, author: str = DEFAULT_AUTHOR, driver: Driver | None = None) -> Repository:
+    def memory(
+        cls,
+        *,
+        author: str = DEFAULT_AUTHOR,
+        drivers: Mapping[str, Driver | str] | None = None,
+    ) -> Repository:
         """Make a repository that lives in memory."""
-        return cls(MemoryStore(), author=author, driver=driver)
+        return cls(MemoryStore(), author=author, drivers=drivers)
 
     def branch(self, name: str) -> Branch:
         """Return the branch of that name, which need not exist."""
         return Branch(self, name)
 
+    def transaction(
+        self,
+        *branches: str,
+        message: str = "",
+        author: str | None = None,
+        expect: Mapping[str, str] | None = None,
+    ) -> MultiTransaction:
+        """Open a transaction on several branches, which move together or not at all.
+
+        `expect` gives for some or all of them the head they must have, see `Branch.transaction`.
+        """
+        return MultiTransaction(
+            self.engine,
+            branches,
+            message=message,
+            author=author,
+            expect=expect,
+            worker=self.worker,
+        )
+
+    async def update(self, moves: Mapping[str, tuple[str | None, str | None]]) -> None:
+        """Compare and set branches, `{name: (old head, new head)}`, all of them or none.
+
+        None stands for a branch that is not there, before or after.  `RefChangedError`.
+        """
+        await self.worker.write(self.engine.move, moves)
+
     async def branches(self) -> dict[str, Oid]:
         """Return all branches with their heads."""
         return await self.worker.read(self.engine.branches)
+
+    def remote(self, name: str) -> Remote:
+        """Return the remote of that name, which need not be there; `remotes.add` makes one."""
+        return self.remotes.remote(name)
+
+    async def _pulled(self, branch: str, commit: Oid) -> Oid:
+        return (await self.branch(branch).merge(commit)).head
 
     async def diff(self, old: str, new: str, path: str | bytes = "") -> Sequence[Difference]:
         """Return the files that differ between two commits or branches."""
@@ -206,6 +271,9 @@ class Repository:
     async def __aenter__(self) -> Self:
         self.watching.start()
         self.engine.moved = self.watching.moved
+        if self.auto_push is not None:
+            self.watching.told = self.auto_push.touch
+            self.auto_push.start()
         return self
 
     async def __aexit__(
@@ -218,8 +286,11 @@ class Repository:
         while self._before_close:
             await self._before_close.pop()()
         await self.watching.aclose()
+        if self.auto_push is not None:
+            await self.auto_push.aclose()
+        self.remotes.close()
         await self.worker.aclose()
-        self.engine.store.close()
+        await asyncio.to_thread(self.engine.store.close)
 
     def __enter__(self) -> Self:
         return self
@@ -231,6 +302,7 @@ class Repository:
 
     def close(self) -> None:
         """Close a repository that was used without a loop."""
+        self.remotes.close()
         self.worker.close()
         self.engine.store.close()
 
@@ -243,7 +315,10 @@ def merge_now(
     head = engine.head(branch)
     if head is None or not message:
         return engine.advance(branch, theirs, author)
-    with Transaction(engine, branch, message=message, author=author) as t:
+    t = Transaction(engine, branch, message=message, author=author)
+    try:
         t.merge_now(theirs)
-    assert t.result is not None
-    return t.result
+        return t.commit_now()
+    except BaseException:
+        t.close()
+        raise

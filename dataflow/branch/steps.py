@@ -99,21 +99,38 @@ def advance(objects: Objects, position: Position, head: Oid, *, line_only: bool 
 
 def _anchors(objects: Objects, at: Oid | None, head: Oid) -> tuple[Oid, ...] | None:
     """Return every PIECE-th commit from `head` down to `at`; None if `at` is not on the line."""
-    floor = objects.commit(at).commit_time if at else 0
+    known = _known_anchors(objects, at, head)
+    if known:
+        return known
+    floor = objects.link(at).time if at else 0
     found = [head]
     here: Oid | None = head
     distance = 0
     while here != at:
         if here is None:
             return None
-        commit = objects.commit(here)
-        if at is not None and commit.commit_time < floor:
+        link = objects.link(here)
+        if at is not None and link.time < floor:
             return None
         if distance and distance % PIECE == 0:
             found.append(here)
         distance += 1
-        here = commit.parents[0] if commit.parents else None
+        here = link.parents[0] if link.parents else None
+    if distance > PIECE:
+        objects.follow(head)  # so that the next one need not walk
     return tuple(found)
+
+
+def _known_anchors(objects: Objects, at: Oid | None, head: Oid) -> tuple[Oid, ...]:
+    """Return the same by the index of history, without a walk; nothing if it does not know."""
+    history = objects.store.history
+    if history is None or at is None or at == head:
+        return ()
+    distance = history.distance(at, head)
+    if distance is None:
+        return ()
+    found = [history.back(head, steps) for steps in range(0, distance, PIECE)]
+    return tuple(oid for oid in found if oid is not None) if all(found) else ()
 
 
 def _line(objects: Objects, at: Oid | None, head: Oid) -> list[Oid]:
@@ -121,13 +138,13 @@ def _line(objects: Objects, at: Oid | None, head: Oid) -> list[Oid]:
     here: Oid | None = head
     while here is not None and here != at:
         line.append(here)
-        parents = objects.commit(here).parents
+        parents = objects.link(here).parents
         here = parents[0] if parents else None
     return line[::-1]
 
 
 def _step(objects: Objects, oid: Oid, line_only: bool) -> list[Place]:
-    parents = objects.commit(oid).parents
+    parents = objects.link(oid).parents
     if line_only or len(parents) < 2:
         return [Place(oid, Cursor(oid))]
     return _places(between(objects, parents[0], oid), parents[0], oid, {oid})
@@ -161,7 +178,7 @@ def _line_above(objects: Objects, members: set[Oid], head: Oid) -> list[Oid]:
     here: Oid | None = head
     while here in members:
         line.append(here)
-        parents = objects.commit(here).parents
+        parents = objects.link(here).parents
         here = parents[0] if parents else None
     return line
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 from collections import deque
 from dataclasses import dataclass
+from os import strerror
 
 from . import wire
 from .const import IO_HEADER_SIZE, MSIZE_DEFAULT, MSIZE_MAX, MSIZE_MIN, NOTAG, Dialect
@@ -18,6 +19,9 @@ from .framer import Frame, Framer
 from .messages import Message, Rerror, Rlerror, Rversion, Tflush, Tversion
 from .tree import Buffer
 
+# 9P2000 has texts only: those of our libc, and Plan 9's own.
+_NUMBERS = {strerror(number).lower(): number for number in errno.errorcode}
+_NUMBERS |= {"file does not exist": errno.ENOENT, "permission denied": errno.EACCES}
 CALLS_MAX = 256  # in flight; each may need a second tag for its flush
 
 
@@ -198,7 +202,8 @@ def _outcome(call: Call, message: Message) -> Message | P9Error:
     if isinstance(message, Rlerror):
         return P9Error(message.ecode)
     if isinstance(message, Rerror):
-        return P9Error(message.errno or errno.EIO, message.ename)
+        number = message.errno or _NUMBERS.get(message.ename.lower(), errno.EIO)
+        return P9Error(number, message.ename)
     if wire.kind_of(message) != wire.kind_of(call.message) + 1:
         asked = type(call.message).__name__
         raise ProtocolError(f"answer to {asked}: found {type(message).__name__}")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from . import ops_base, ops_common, ops_linux
-from .const import Dialect
+from .const import LOCK_BLOCK, Dialect
 from .errors import P9Error
 from .fids import Fid
-from .messages import Message, Tclunk, Tread, Tremove
+from .messages import Message, Tclunk, Tgetattr, Tlock, Tread, Tremove, Twalk
 from .ops_common import Operation
 from .server import Request
 from .state import State, close_fid
@@ -23,9 +24,18 @@ _OPERATIONS: dict[Dialect, dict[type[Any], Operation]] = {
     Dialect.LINUX: {**ops_common.OPERATIONS, **ops_linux.OPERATIONS},
 }
 
+_NOWAIT: dict[type[Any], Callable[[State, Any], Message | None]] = {
+    Tread: ops_common.read_nowait,
+    Twalk: ops_common.walk_nowait,
+    Tclunk: ops_common.clunk_nowait,
+    Tgetattr: ops_linux.getattr_nowait,
+}
+
 
 def is_live(state: State, message: Message) -> bool:
-    """Tell whether a request is a read that may wait for any time."""
+    """Tell whether a request may wait for any time: a read of a live file, or a lock."""
+    if isinstance(message, Tlock):
+        return bool(message.flags & LOCK_BLOCK)
     if not isinstance(message, Tread):
         return False
     try:
@@ -37,7 +47,27 @@ def is_live(state: State, message: Message) -> bool:
 
 def perform_nowait(state: State, message: Message) -> Message | None:
     """Answer a request that needs no waiting, or return None; raises as `perform`."""
-    return ops_common.read_nowait(state, message) if type(message) is Tread else None
+    operation = _NOWAIT.get(type(message))
+    return None if operation is None else operation(state, message)
+
+
+def direct(state: State, number: int) -> tuple[int, int, int, int, int] | None:
+    """Return (may, io, path, qid type, qid path) of a fid that is plain descriptors, or None.
+
+    `may` has the bits of `core.outcome.May`.  It holds until the fid's next other request.
+    """
+    try:
+        fid = state.fids.get(number)
+    except P9Error:
+        return None
+    if fid.xattr is not None:
+        return None
+    node, io = fid.node, fid.handle.direct if fid.handle is not None else None
+    path = node.stat_fd if state.dialect is Dialect.LINUX else -1
+    may = 4 * (path >= 0) + (0 if io is None else io.read + 2 * io.write)
+    may += 8 * (fid.handle is None and not fid.remove)
+    qid = node.qid
+    return (may, -1 if io is None else io.fd, path, qid.type, qid.path) if may else None
 
 
 async def perform(state: State, request: Request) -> Message:

@@ -33,7 +33,7 @@ class Framer:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._view = memoryview(bytearray(SMALL))
+        self._view = memoryview(bytearray())  # none before the first receive
         self._start = 0  # of the first message not yet taken
         self._end = 0  # of what was received
         self._lent = False  # a taken body lives in this buffer and may be kept
@@ -42,7 +42,7 @@ class Framer:
         """Return where to receive, never empty; frames must all have been taken before."""
         held = self._end - self._start
         need = self._size() if held >= 4 else 0
-        if self._lent or need > len(self._view):
+        if self._lent or not self._view or need > len(self._view):
             self._move(bytearray(max(SMALL, need)))
         elif self._start:
             self._move(self._view.obj)  # type: ignore[arg-type]

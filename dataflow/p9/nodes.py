@@ -73,6 +73,10 @@ class StaticDir(Directory):
 
     async def lookup(self, name: str, ctx: Context) -> Node:
         """Return the child called `name`."""
+        return self.lookup_nowait(name, ctx)
+
+    def lookup_nowait(self, name: str, ctx: Context) -> Node:
+        """Return the child called `name`."""
         try:
             return self.children[name]
         except KeyError:

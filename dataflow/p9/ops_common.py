@@ -8,7 +8,7 @@ from typing import Any
 
 from .const import WALK_MAX, Dialect
 from .errors import P9Error
-from .fids import Fid, XattrRead, XattrWrite
+from .fids import Fid, Place, XattrRead, XattrWrite
 from .messages import (
     Message,
     Rattach,
@@ -25,10 +25,11 @@ from .messages import (
     Twalk,
     Twrite,
 )
-from .state import State, attach, close_fid, remove, step
-from .tree import Buffer, Qid
+from .state import State, attach, check_name, close_fid, remove, step
+from .tree import Buffer, Directory, Qid
 
 Operation = Callable[[State, Any], Awaitable[Message]]
+_DOTS = frozenset({".", ".."})
 
 
 async def t_auth(state: State, t: Tauth) -> Message:
@@ -84,6 +85,40 @@ async def _walk(state: State, fid: Fid, names: tuple[str, ...]) -> tuple[Any, tu
             break
         qids.append(place.node.qid)
     return place, tuple(qids)
+
+
+def walk_nowait(state: State, t: Twalk) -> Message | None:
+    """Answer a walk to a new fid whose names are all there at once; None for all others."""
+    fid = state.fids.get(t.fid)
+    if t.newfid == t.fid or fid.xattr is not None or fid.open or len(t.names) > WALK_MAX:
+        return None
+    place = fid.place
+    qids: list[Qid] = []
+    for name in t.names:
+        if name in _DOTS or not isinstance(place.node, Directory):
+            return None
+        try:
+            node = place.node.lookup_nowait(check_name(name), fid.ctx)
+        except (P9Error, OSError):
+            if not qids:  # walk(5): only the first name's failure is an error
+                raise
+            return Rwalk(tuple(qids))
+        if node is None:
+            return None
+        place = Place(node, place, name)
+        qids.append(node.qid)
+    state.fids.reserve(t.newfid)
+    state.fids.put(t.newfid, Fid(place, fid.ctx))
+    return Rwalk(tuple(qids))
+
+
+def clunk_nowait(state: State, t: Tclunk) -> Message | None:
+    """Forget a fid that holds nothing; None for all others."""
+    fid = state.fids.get(t.fid)
+    if fid.handle is not None or fid.xattr is not None or fid.remove or fid.requests:
+        return None
+    state.fids.pop(t.fid)
+    return Rclunk()
 
 
 def read_nowait(state: State, t: Tread) -> Message | None:

@@ -60,7 +60,8 @@ class Context:
     """One attach: who attached, to what, over which connection.
 
     `n_uname` is None where the dialect or the client gives no number.  `session` identifies the
-    connection: it is the same object for all attaches on one connection.
+    connection: it is the same object for all attaches on one connection.  `gid` is given with
+    requests of 9P2000.L that make something: the group that it is to have.
     """
 
     uname: str = ""
@@ -68,6 +69,7 @@ class Context:
     n_uname: int | None = None
     peer: Peer = field(default_factory=Peer)
     session: SessionScope = field(default_factory=lambda: SessionScope())
+    gid: int | None = None
 
     @property
     def uid(self) -> int:
@@ -116,6 +118,7 @@ class Attr:
     mtime_ns: int = 0
     ctime_ns: int = 0
     target: str = ""  # of a symbolic link, for the stat of .u
+    blocks: int | None = None  # of 512 bytes that it takes; None: as many as its size needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +157,14 @@ class Entry(NamedTuple):
     qid: Qid
 
 
+class Direct(NamedTuple):
+    """A plain file's descriptor, on which a server may read and write by itself."""
+
+    fd: int
+    read: bool
+    write: bool
+
+
 class Handle:
     """An open file; made by `File.open`, used until `close`.
 
@@ -163,6 +174,7 @@ class Handle:
 
     live: bool = False
     iounit: int = 0  # the most that one read or write should move; 0 leaves it to msize
+    direct: Direct | None = None  # where reads and writes need nothing but a descriptor
 
     def read_nowait(self, offset: int, count: int) -> Buffer | None:
         """Return what `read` would if that needs no waiting, else None (then `read` is called)."""
@@ -193,6 +205,7 @@ class Node:
     kind: ClassVar[int] = stat.S_IFREG
     mode: int = 0o644
     version: int = 0
+    stat_fd: int = -1  # a descriptor whose fstat(2) says all that `attr` does
     _qid_path: int = 0
 
     @property
@@ -210,6 +223,10 @@ class Node:
     async def attr(self, ctx: Context) -> Attr:
         """Return the attributes; by default an empty node of this kind and mode."""
         return Attr(mode=self.kind | self.mode)
+
+    def attr_nowait(self, ctx: Context) -> Attr | None:
+        """Return what `attr` would if that needs no waiting, else None (then `attr` is called)."""
+        return None
 
     async def setattr(self, change: SetAttr, ctx: Context) -> None:
         """Change attributes; refused by default, but times, which are quietly left alone."""
@@ -229,7 +246,7 @@ class Node:
         raise P9Error(errno.ENODATA)
 
     async def set_xattr(self, name: str, value: bytes, flags: int, ctx: Context) -> None:
-        """Set an extended attribute; an empty value removes it (as v9fs asks)."""
+        """Set an extended attribute; an empty value and XATTR_REPLACE remove it (as v9fs asks)."""
         raise P9Error(errno.EOPNOTSUPP)
 
 
@@ -269,6 +286,10 @@ class Directory(Node):
     async def lookup(self, name: str, ctx: Context) -> Node:
         """Return the node called `name` (never "", "." or ".."), or raise ENOENT."""
         raise P9Error(errno.ENOENT)
+
+    def lookup_nowait(self, name: str, ctx: Context) -> Node | None:
+        """Do what `lookup` would if that needs no waiting, else None (then `lookup` is called)."""
+        return None
 
     async def entries(self, ctx: Context) -> Sequence[Entry]:
         """Return all names without "." and ".."; a client reads from one such list per open."""

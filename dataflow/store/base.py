@@ -1,20 +1,46 @@
 """What a store of Git objects and references is to the layers above.
 
 A store keeps objects by content and moves references by compare-and-set.  Writing has two steps,
-so that one flush can serve many commits (group commit) and may write a pack instead of loose
-files: `put` makes an object readable in this process, `flush` makes all that was put durable, and
-only then may `update` name it.
+so that one sync can serve many commits (group commit): `put` makes an object readable in this
+process, `update` makes all that was put durable and moves references to it.
 """
 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 Oid = str  # 40 lower-case hexadecimal digits
 HEADS = "refs/heads/"
+
+
+class Link(NamedTuple):
+    """What a walk over history asks of a commit; `generation` 0 is unknown."""
+
+    parents: tuple[Oid, ...]
+    time: int
+    generation: int = 0
+
+
+class History(Protocol):
+    """What a store may know of commits without reading them: see `index`."""
+
+    def get(self, oid: Oid) -> Link | None:
+        """Return what is known of a commit; None if nothing is."""
+
+    def generation(self, oid: Oid) -> int:
+        """Return a commit's generation, above its parents'; 0 if it is not known."""
+
+    def back(self, oid: Oid, steps: int) -> Oid | None:
+        """Return the commit so many first parents back; None if that is not known."""
+
+    def distance(self, old: Oid, new: Oid) -> int | None:
+        """Return how many first parents `old` is behind `new`; None if it is not, or unknown."""
+
+    def follow(self, oid: Oid, read: Callable[[Oid], Link]) -> None:
+        """Make `oid` and all behind it known, now or soon."""
 
 
 class Kind(enum.IntEnum):
@@ -42,6 +68,10 @@ class Store(Protocol):
     `put`, `flush` and `update` are for one writer at a time, which the caller sees to.
     """
 
+    @property
+    def history(self) -> History | None:
+        """What is known of commits without reading them, if anything."""
+
     def get(self, oid: Oid) -> tuple[Kind, bytes]:
         """Return an object's kind and content; `ObjectMissingError` if it is not there."""
 
@@ -49,10 +79,10 @@ class Store(Protocol):
         """Say whether the object is there."""
 
     def put(self, kind: Kind, data: bytes) -> Oid:
-        """Keep an object and return its id; durable only after `flush`."""
+        """Keep an object and return its id; durable only after `update`."""
 
     def flush(self) -> None:
-        """Make everything put so far durable, or raise `OSError` and forget it."""
+        """Write what was put, or raise `OSError` and forget it; not yet durable by itself."""
 
     def ref(self, name: str) -> Oid | None:
         """Return what the reference `name` (in full: `refs/heads/main`) points at."""
@@ -61,13 +91,17 @@ class Store(Protocol):
         """Return all references whose full name starts with `prefix`."""
 
     def update(self, updates: Sequence[RefUpdate]) -> None:
-        """Move references durably, all of them or, if one has another value, none.
+        """Make durable what was put and move references: all, or if one has another value none.
 
-        Raises `RefChangedError`, `RefLockedError` (a lock stayed too long).
+        Raises `RefChangedError`, `RefLockedError` (a lock stayed too long), `OSError` (a full
+        disk: what was put is forgotten).
         """
 
     def stat(self, names: Iterable[str]) -> dict[str, Oid | None]:
         """Return the present value of each name; cheap enough to be polled."""
+
+    def checkpoint(self) -> None:
+        """Put what is durable where other gits find it after a power cut; called when idle."""
 
     def close(self) -> None:
         """Release descriptors; what was not flushed is lost."""

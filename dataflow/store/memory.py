@@ -6,12 +6,14 @@ import threading
 from collections.abc import Iterable, Sequence
 
 from ..errors import ObjectMissingError, RefChangedError
-from .base import HEADS, Kind, Oid, RefUpdate
+from .base import HEADS, History, Kind, Oid, RefUpdate
 from .loose import object_id
 
 
 class MemoryStore:
     """Objects and references in two dicts."""
+
+    history: History | None = None
 
     def __init__(self) -> None:
         self._objects: dict[Oid, tuple[Kind, bytes]] = {}
@@ -63,6 +65,9 @@ class MemoryStore:
     def stat(self, names: Iterable[str]) -> dict[str, Oid | None]:
         """Return the present value of each name."""
         return {name: self._refs.get(name) for name in names}
+
+    def checkpoint(self) -> None:
+        """Do nothing."""
 
     def close(self) -> None:
         """Do nothing."""

@@ -1,44 +1,34 @@
-"""Typed objects on a store: trees and commits parsed once and kept in bounded caches."""
+"""Typed objects on a store: trees and commits parsed once and kept in caches bounded in octets."""
 
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from dulwich.errors import ObjectFormatException
 from dulwich.objects import Commit as GitCommit
-from dulwich.objects import ObjectID, ShaFile, parse_tree, serialize_tree
+from dulwich.objects import ObjectID, ShaFile
 
 from ..errors import InvalidHashError, ObjectCorruptError
-from .base import Kind, Oid, Store
+from .base import Kind, Link, Oid, Store
+from .blocktree import DIRECTORY, EXECUTABLE, FILE, BlockTree, Entries, Entry, differing, parse
+
+__all__ = [
+    "DIRECTORY", "EMPTY_TREE", "EXECUTABLE", "FILE", "SUBMODULE", "SYMLINK",
+    "Cache", "Commit", "Entries", "Entry", "Objects", "differing",
+]  # fmt: skip
 
 EMPTY_TREE: Oid = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
-FILE, EXECUTABLE, SYMLINK, DIRECTORY, SUBMODULE = 0o100644, 0o100755, 0o120000, 0o040000, 0o160000
+SYMLINK, SUBMODULE = 0o120000, 0o160000
+BLOCKS_FROM = 8 << 10  # octets of a tree from which on it is kept in blocks
+LIKE = 8  # trees of the last reads and writes that a new one may share blocks with
+_ENTRY_COST, _COMMIT_COST, _ITEM_COST, _BLOCK_COST = 350, 1400, 200, 250  # octets in CPython
 
 K = TypeVar("K")
 V = TypeVar("V")
-
-
-TREE_COST = 16  # what a tree in a cache weighs beside its entries
-KEPT_MIN = 8  # values that a cache keeps whatever they weigh
-
-
-class Entry(NamedTuple):
-    """One name's value in a tree: Git's mode and the object's id."""
-
-    mode: int
-    oid: Oid
-
-    @property
-    def is_dir(self) -> bool:
-        """True for a tree (a submodule is no directory here: its content is elsewhere)."""
-        return self.mode == DIRECTORY
-
-
-Entries = Mapping[bytes, Entry]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,35 +46,44 @@ class Commit:
 
 
 class Cache(Generic[K, V]):
-    """The values used last, for several threads: `size` of them, or so many as weigh that."""
+    """The values used last, as many as weigh `size` together; for several threads."""
 
     def __init__(self, size: int, weigh: Callable[[V], int] = lambda value: 1) -> None:
         self._size = size
         self._weigh = weigh
-        self._weight = 0
-        self._items: OrderedDict[K, V] = OrderedDict()
+        self._items: OrderedDict[K, tuple[V, int]] = OrderedDict()
         self._lock = threading.Lock()
+        self.weight = 0
 
     def get(self, key: K, make: Callable[[K], V]) -> V:
         """Return the value of `key`, made by `make` if it is not kept."""
         with self._lock:
-            if key in self._items:
+            found = self._items.get(key)
+            if found is not None:
                 self._items.move_to_end(key)
-                return self._items[key]
+                return found[0]
         value = make(key)
         self.put(key, value)
         return value
 
     def put(self, key: K, value: V) -> None:
-        """Keep a value that is known already."""
+        """Keep a value that is known already; one that alone weighs more than all is not kept."""
+        weight = self._weigh(value)
         with self._lock:
-            if key in self._items:
-                self._weight -= self._weigh(self._items.pop(key))
-            self._items[key] = value
-            self._weight += self._weigh(value)
-            while self._weight > self._size and len(self._items) > min(KEPT_MIN, self._size):
-                _, old = self._items.popitem(last=False)
-                self._weight -= self._weigh(old)
+            old = self._items.pop(key, None)
+            self.weight -= old[1] if old else 0
+            if weight > self._size:
+                return
+            self.weight += weight
+            self._items[key] = value, weight
+            while self.weight > self._size:
+                self.weight -= self._items.popitem(last=False)[1][1]
+
+    def clear(self) -> None:
+        """Forget all."""
+        with self._lock:
+            self._items.clear()
+            self.weight = 0
 
     def __contains__(self, key: K) -> bool:
         return key in self._items
@@ -94,15 +93,24 @@ class Cache(Generic[K, V]):
 
 
 class Objects:
-    """Reads and writes typed objects of a `Store`; `trees` counts entries, some 250 octets each."""
+    """Reads and writes typed objects of a `Store`; `trees`, `commits`, `sizes` bound the caches."""
 
     def __init__(
-        self, store: Store, *, trees: int = 1 << 18, commits: int = 16384, sizes: int = 65536
+        self, store: Store, *, trees: int = 64 << 20, commits: int = 24 << 20, sizes: int = 8 << 20
     ) -> None:
         self.store = store
-        self._trees: Cache[Oid, Entries] = Cache(trees, lambda tree: TREE_COST + len(tree))
-        self._commits: Cache[Oid, Commit] = Cache(commits)
-        self._sizes: Cache[Oid, int] = Cache(sizes)
+        # The commits at which a shallow clone was cut: their parents are not there.
+        self._shallow: frozenset[Oid] = getattr(store, "shallow", frozenset())
+        self._trees: Cache[Oid, Entries] = Cache(trees, _tree_weight)
+        self._commits: Cache[Oid, Commit] = Cache(commits, _commit_weight)
+        self._sizes: Cache[Oid, int] = Cache(sizes, lambda size: _ITEM_COST)
+        self._like: deque[BlockTree] = deque(maxlen=LIKE)
+
+    def forget(self) -> None:
+        """Forget what is kept: the store lost what was put (`OSError`), and it is not there."""
+        for cache in (self._trees, self._commits, self._sizes):
+            cache.clear()
+        self._like.clear()
 
     def tree(self, oid: Oid) -> Entries:
         """Return a tree's entries, in no order to rely on; do not change the mapping."""
@@ -113,10 +121,15 @@ class Objects:
             return {}
         data = self._read(oid, Kind.TREE)
         try:
-            items = parse_tree(data, 20)
-            return {name: Entry(_mode(mode), sha.decode()) for name, mode, sha in items}
+            return parse(data) if len(data) < BLOCKS_FROM else self._blocks(data)
         except (ObjectFormatException, ValueError) as exc:
             raise ObjectCorruptError(oid, str(exc)) from exc
+
+    def _blocks(self, data: bytes) -> BlockTree:
+        like = next((t for t in list(self._like) if t.like(data)), None)
+        made = BlockTree.load(data, like)
+        self._like.appendleft(made)
+        return made
 
     def commit(self, oid: Oid) -> Commit:
         """Return a commit; `ObjectMissingError`, `InvalidHashError` if it is another object."""
@@ -130,7 +143,7 @@ class Objects:
             return Commit(
                 oid,
                 raw.tree.decode(),
-                tuple(p.decode() for p in raw.parents),
+                () if oid in self._shallow else tuple(p.decode() for p in raw.parents),
                 _text(raw.author),
                 _text(raw.committer),
                 raw.author_time,
@@ -139,6 +152,32 @@ class Objects:
             )
         except (ObjectFormatException, ValueError, AttributeError, TypeError) as exc:
             raise ObjectCorruptError(oid, str(exc)) from exc
+
+    def link(self, oid: Oid) -> Link:
+        """Return a commit's parents and time, if possible without reading it.
+
+        For commits that the store has, or that lie behind such ones.
+        """
+        history = self.store.history
+        found = history.get(oid) if history is not None else None
+        return found or self._read_link(oid)
+
+    def _read_link(self, oid: Oid) -> Link:
+        if oid in self._commits:
+            commit = self.commit(oid)
+            return Link(commit.parents, commit.commit_time)
+        lines = self._read(oid, Kind.COMMIT).partition(b"\n\n")[0].split(b"\n")
+        parents = tuple(line[7:].decode() for line in lines if line.startswith(b"parent "))
+        times = [line.split()[-2] for line in lines if line.startswith(b"committer ")]
+        try:
+            return Link(parents, int(times[0]))
+        except (IndexError, ValueError):
+            raise ObjectCorruptError(oid, "expected a commit with one committer") from None
+
+    def follow(self, oid: Oid) -> None:
+        """Tell the index of history, if there is one, of a branch's new head."""
+        if self.store.history is not None:
+            self.store.history.follow(oid, self._read_link)
 
     def blob(self, oid: Oid) -> bytes:
         """Return a file's octets."""
@@ -164,9 +203,34 @@ class Objects:
 
     def put_tree(self, entries: Entries) -> Oid:
         """Keep a tree, sorted the way Git sorts."""
-        items = [(name, e.mode, ObjectID(e.oid.encode())) for name, e in entries.items()]
-        items.sort(key=lambda i: i[0] + b"/" if i[1] == DIRECTORY else i[0])
-        return self.store.put(Kind.TREE, b"".join(serialize_tree(items)))
+        items = sorted(
+            (name + b"/" if e.mode == DIRECTORY else name, name, e) for name, e in entries.items()
+        )
+        data = b"".join(
+            [b"%o %b\0%b" % (e.mode, name, bytes.fromhex(e.oid)) for _, name, e in items]
+        )
+        oid = self.store.put(Kind.TREE, data)
+        if len(data) < BLOCKS_FROM:
+            self._trees.put(oid, entries)
+        return oid
+
+    def edit_tree(self, base: Oid, changes: Mapping[bytes, Entry | None]) -> Oid | None:
+        """Keep the tree `base` with names replaced, added or (None) removed; None if none is left.
+
+        What this costs in a large tree is its octets' hash, not its entries.
+        """
+        entries = self.tree(base)
+        if not isinstance(entries, BlockTree):
+            made = {**entries, **changes}
+            left = {name: entry for name, entry in made.items() if entry is not None}
+            return self.put_tree(left) if left else None
+        edited = entries.edit(changes)
+        if not edited:
+            return None
+        oid = self.store.put(Kind.TREE, edited.raw())
+        self._trees.put(oid, edited)
+        self._like.appendleft(edited)
+        return oid
 
     def put_commit(
         self,
@@ -178,23 +242,23 @@ class Objects:
         committer: str | None = None,
     ) -> Oid:
         """Keep a commit, its times in UTC; the committer is the author if it is not given."""
-        c = GitCommit()
-        c.tree = ObjectID(tree.encode())
-        c.parents = [ObjectID(p.encode()) for p in parents]
-        c.author = author.encode("utf-8", "surrogateescape")
-        c.committer = (committer or author).encode("utf-8", "surrogateescape")
-        c.author_time = c.commit_time = when
-        c.author_timezone = c.commit_timezone = 0
-        c.message = message.encode("utf-8", "surrogateescape")
-        return self.store.put(Kind.COMMIT, c.as_raw_string())
+        by = committer or author
+        lines = [f"tree {tree}", *(f"parent {p}" for p in parents)]
+        lines += (f"author {author} {when} +0000", f"committer {by} {when} +0000", "", message)
+        oid = self.store.put(Kind.COMMIT, "\n".join(lines).encode("utf-8", "surrogateescape"))
+        self._commits.put(oid, Commit(oid, tree, parents, author, by, when, when, message))
+        return oid
 
 
-def _mode(mode: int) -> int:
-    """Map modes that old Gits wrote (0100664, 040755) onto the five that count."""
-    kind = mode & 0o170000
-    if kind == 0o100000:
-        return EXECUTABLE if mode & 0o100 else FILE
-    return kind
+def _tree_weight(tree: Entries) -> int:
+    """Return about what a tree takes in memory; blocks shared with another count for each."""
+    if isinstance(tree, BlockTree):
+        return tree.size + _BLOCK_COST * len(tree.blocks)
+    return _ITEM_COST + _ENTRY_COST * len(tree)
+
+
+def _commit_weight(commit: Commit) -> int:
+    return _COMMIT_COST + len(commit.message)
 
 
 def _text(octets: bytes) -> str:

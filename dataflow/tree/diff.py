@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..store.base import Oid
-from ..store.objects import DIRECTORY, Entries, Entry, Objects
+from ..store.objects import DIRECTORY, Entries, Entry, Objects, differing
 from .paths import ROOT, Path, text
 from .tree import find, walk
 
@@ -55,10 +55,8 @@ def _differ(
 
 
 def _differ_dirs(objects: Objects, path: Path, old: Entries, new: Entries) -> Iterator[Difference]:
-    for name in sorted(old.keys() | new.keys()):
-        a, b = old.get(name), new.get(name)
-        if a != b:
-            yield from _differ(objects, (*path, name), a, b)
+    for name in sorted(differing(old, new)):
+        yield from _differ(objects, (*path, name), old.get(name), new.get(name))
 
 
 def all_files(objects: Objects, root: Oid) -> dict[Path, Entry]:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import heapq
 
 from ..errors import HistoryTooDeepError
-from ..store.base import Oid
+from ..store.base import History, Oid
 from ..store.objects import Objects
 
+FOLLOW_FROM = 1000  # commits walked from which on it is worth to have them in the index
+NEAR = 300  # commits looked at before the whole question is asked
 WALK_MAX = 2_000_000  # commits one question may visit
 
 _OURS, _THEIRS, _STALE = 1, 2, 4
@@ -24,6 +26,7 @@ class _Painter:
 
     def __init__(self, objects: Objects, limit: int) -> None:
         self.objects = objects
+        self.parents: dict[Oid, tuple[Oid, ...]] = {}
         self.flags: dict[Oid, int] = {}
         self.common: list[Oid] = []
         self._heap: list[tuple[int, Oid]] = []
@@ -47,7 +50,9 @@ class _Painter:
             raise HistoryTooDeepError(f"no answer within the limit of commits, last {oid}")
         self._queued.add(oid)
         self._fresh += not new & _STALE
-        heapq.heappush(self._heap, (-self.objects.commit(oid).commit_time, oid))
+        link = self.objects.link(oid)
+        self.parents[oid] = link.parents
+        heapq.heappush(self._heap, (-link.time, oid))
 
     def run(self) -> None:
         """Pass commits until nothing that waits can change the answer.
@@ -69,7 +74,7 @@ class _Painter:
                 colour = self.flags[oid] = colour | _STALE
             else:
                 self._floor = min(self._floor, -when)
-        for parent in self.objects.commit(oid).parents:
+        for parent in self.parents[oid]:
             self.mark(parent, colour)
 
 
@@ -99,9 +104,65 @@ def is_ancestor(objects: Objects, old: Oid, new: Oid, *, limit: int = WALK_MAX) 
     """Say whether `old` is `new` or reachable from it."""
     if old == new:
         return True
-    if old in objects.commit(new).parents:
+    if old in objects.link(new).parents:
         return True
-    return bool(_paint(objects, old, new, limit).flags[old] & _THEIRS)
+    known = _known_ancestor(objects, old, new, limit)
+    if known is not None:
+        return known
+    painter = _paint(objects, old, new, limit)
+    if len(painter.flags) > FOLLOW_FROM:
+        objects.follow(new)
+    return bool(painter.flags[old] & _THEIRS)
+
+
+def _known_ancestor(objects: Objects, old: Oid, new: Oid, limit: int) -> bool | None:
+    """Answer by generations, which stop a walk where `old` cannot be any more; None if unknown."""
+    history = objects.store.history
+    floor = history.generation(old) if history is not None else 0
+    if history is None or not floor:
+        return None
+    if history.distance(old, new) is not None:
+        return True
+    seen, todo = {new}, [new]
+    while todo:
+        link = objects.link(todo.pop())
+        generation = link.generation or _above(history, link.parents)
+        if generation == 0:
+            return None
+        if generation <= floor:
+            continue
+        if old in link.parents:
+            return True
+        todo += [p for p in link.parents if p not in seen]
+        seen.update(link.parents)
+        if len(seen) > limit:
+            raise HistoryTooDeepError(f"no answer within the limit of commits, last {new}")
+    return False
+
+
+def passed_from(objects: Objects, commit: Oid, head: Oid, *, limit: int = NEAR) -> Oid | None:
+    """Return the merge base of a commit made a moment ago, whose parent `head` has passed since.
+
+    That is its only parent, if `head`'s line of first parents comes to it within `limit` steps and
+    nothing on that line took the commit in; then it is `commit` itself.  None: not so simple.
+    Histories of many commits a second, which `commit_time` does not tell apart, cost nothing so.
+    """
+    parents = objects.commit(commit).parents
+    here: Oid | None = head
+    for _ in range(limit if len(parents) == 1 else 0):
+        if here is None or here == parents[0]:
+            return here
+        above = objects.commit(here).parents
+        if commit in (here, *above):
+            return commit
+        here = above[0] if above else None
+    return None
+
+
+def _above(history: History, parents: tuple[Oid, ...]) -> int:
+    """Return the generation of a commit that is not in the index yet, if its parents are."""
+    known = [history.generation(p) for p in parents]
+    return 1 + max(known) if known and all(known) else 0
 
 
 def between(objects: Objects, old: Oid | None, new: Oid, *, limit: int = WALK_MAX) -> list[Oid]:
@@ -114,11 +175,11 @@ def between(objects: Objects, old: Oid | None, new: Oid, *, limit: int = WALK_MA
     waiting: dict[Oid, int] = {}
     above: dict[Oid, list[Oid]] = {}
     for oid in members:
-        parents = members.intersection(objects.commit(oid).parents)
+        parents = members.intersection(objects.link(oid).parents)
         waiting[oid] = len(parents)
         for parent in parents:
             above.setdefault(parent, []).append(oid)
-    heap = [(objects.commit(oid).commit_time, oid) for oid, n in waiting.items() if n == 0]
+    heap = [(objects.link(oid).time, oid) for oid, n in waiting.items() if n == 0]
     heapq.heapify(heap)
     out: list[Oid] = []
     while heap:
@@ -127,7 +188,7 @@ def between(objects: Objects, old: Oid | None, new: Oid, *, limit: int = WALK_MA
         for child in above.get(oid, ()):
             waiting[child] -= 1
             if waiting[child] == 0:
-                heapq.heappush(heap, (objects.commit(child).commit_time, child))
+                heapq.heappush(heap, (objects.link(child).time, child))
     return out
 
 
@@ -138,7 +199,7 @@ def _members(objects: Objects, old: Oid | None, new: Oid, limit: int) -> set[Oid
     seen = {new}
     todo = [new]
     while todo:
-        for parent in objects.commit(todo.pop()).parents:
+        for parent in objects.link(todo.pop()).parents:
             if parent not in seen:
                 seen.add(parent)
                 todo.append(parent)

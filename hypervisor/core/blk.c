@@ -5,10 +5,12 @@
  * it is about to block it gives the lead to another thread, which it makes if there is none, and
  * does its request alone; so a slow disk sees as many requests at once as the driver has, and a
  * queue that nobody uses is one thread asleep.  Whether a read would block the kernel says
- * (RWF_NOWAIT); of other requests, what the last ones of their kind took.
+ * (RWF_NOWAIT); of other requests, how long the last ones of their kind slept.  Time that passed
+ * without sleep counts for nothing: it tells of a slow processor, which more threads do not mend.
  *
- * Answers wait for the end of a burst, at most GATHER long, before they are shown: an interrupt
- * for each costs the guest more than the request.  They never wait for a request that blocks.
+ * Answers wait for the end of a burst, or for so many or so much of them, before they are shown: an
+ * interrupt for each costs the guest more than the request.  They never wait for a request that
+ * blocks.
  *
  * The queue is touched by whoever holds the lock; requests are executed without it. */
 #define _GNU_SOURCE
@@ -19,13 +21,15 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "blk_internal.h"
 
-#define GATHER 50000        /* nanoseconds */
-#define SLOW 150000         /* nanoseconds: worth another thread */
+#define GATHER 16           /* answers that are shown together at most, */
+#define GATHER_OCTETS (128u << 10) /* and octets of theirs */
+#define SLOW 150000         /* nanoseconds of sleep: worth another thread */
 #define LARGE (128u << 10)  /* bytes: answers do not wait for so much */
 #define STACK_SIZE (64 << 10)
 
@@ -35,8 +39,8 @@ struct blk_queue {
     uint64_t features;
     int kick;
     int wake;               /* eventfd: look at `stop` */
-    uint64_t since;         /* when the first answer that is not shown was made */
-    uint64_t cost[BLK_KINDS]; /* nanoseconds, moving averages */
+    uint64_t gathered;      /* octets of the answers that are not shown */
+    uint64_t cost[BLK_KINDS]; /* nanoseconds of sleep, moving averages */
     pthread_mutex_t lock;
     pthread_cond_t lead;    /* the lead is free */
     uint32_t led;
@@ -49,6 +53,13 @@ struct blk_queue {
     struct blk_counters counters;
     struct blk_thread *thread[BLK_THREADS_MAX];
 };
+
+/* Times that the calling thread slept. */
+static long sleeps(void)
+{
+    struct rusage usage;
+    return getrusage(RUSAGE_THREAD, &usage) ? 0 : usage.ru_nvcsw;
+}
 
 static uint64_t now(void)
 {
@@ -111,13 +122,19 @@ static int hand_over(struct blk_queue *b)
 static void finish(struct blk_queue *b, struct blk_request *r)
 {
     *r->status_at = r->status;
-    if (!b->q->pending)
-        b->since = now();
+    b->gathered = r->len + (b->q->pending ? b->gathered : 0);
     vq_chain_push(b->q, r->head, r->written + 1);
     b->counters.requests[r->kind]++;
     b->counters.octets[r->kind] += r->status == BLK_OK ? r->len : 0;
     b->counters.errors += r->status == BLK_IOERR;
     b->counters.unsupported += r->status == BLK_UNSUPP;
+}
+
+/* Shows answers that have waited for each other long enough. */
+static void show_burst(struct blk_queue *b)
+{
+    if (b->q->pending >= GATHER || b->gathered >= GATHER_OCTETS)
+        vq_publish(b->q);
 }
 
 static int will_block(struct blk_queue *b, const struct blk_request *r)
@@ -137,13 +154,16 @@ static int serve_slowly(struct blk_thread *t, int blocks)
         leading = !hand_over(b);
     pthread_mutex_unlock(&b->lock);
     uint64_t begin = now();
+    long before = sleeps();
     blk_execute(b->image, t);
-    uint64_t took = now() - begin;
+    uint64_t slept = sleeps() != before ? now() - begin : 0;
     pthread_mutex_lock(&b->lock);
-    b->cost[r->kind] += took / 8 - b->cost[r->kind] / 8;
+    b->cost[r->kind] += slept / 8 - b->cost[r->kind] / 8;
     finish(b, r);
-    if (!leading || took > GATHER)
+    if (!leading || slept)
         vq_publish(b->q);
+    else
+        show_burst(b);
     return leading;
 }
 
@@ -168,8 +188,7 @@ static int serve(struct blk_thread *t)
         return serve_slowly(t, will_block(b, r));
     }
     finish(b, r);
-    if (now() - b->since > GATHER)
-        vq_publish(b->q);
+    show_burst(b);
     return 1;
 }
 

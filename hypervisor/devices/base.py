@@ -16,6 +16,10 @@ from ..core.ring import Ring
 from .queue import Queue
 
 
+def unbound() -> None:
+    """Stand for `config_changed` of a device without a transport."""
+
+
 @dataclass(frozen=True, slots=True)
 class Line:
     """One activation of a device: from DRIVER_OK until the driver resets it.
@@ -33,10 +37,7 @@ class Line:
     failed: Callable[[str], None]  # the driver broke a rule, for this reason: DEVICE_NEEDS_RESET
     kicks: tuple[int, ...] = ()
     call: int = -1
-
-
-def unbound() -> None:
-    """Stand for `config_changed` of a device without a transport."""
+    look: Callable[[], None] = unbound  # let the driver read the configuration, changed or not
 
 
 def unheard(what: str) -> None:

@@ -84,12 +84,13 @@ class VirtioConsole(Device):
     def activate(self, line: Line) -> None:
         """Serve the queues of `line`."""
         self._line = line
-        self._feed()
+        self._feed_and_ask()
+        line.look()  # Linux reads the size when told of a change, not when it probes
 
     def notified(self, index: int) -> None:
         """Take output, or give input to new buffers."""
         if index == RECEIVE:
-            self._feed()
+            self._feed_and_ask()
         elif self._line is not None:
             self._print(self._line)
 
@@ -113,7 +114,12 @@ class VirtioConsole(Device):
             if not self._input:
                 break
         queue.publish()
-        if not self._input and self._drained is not None:
+
+    def _feed_and_ask(self) -> None:
+        """Give the guest its input; not inside `write`, whose caller counts what it took."""
+        waited = bool(self._input)
+        self._feed()
+        if waited and not self._input and self._drained is not None:
             self._drained()
 
     def reset(self) -> None:

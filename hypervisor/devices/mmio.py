@@ -309,7 +309,7 @@ class Transport:
         failed = partial(self._line_failed, self._activations)
         self._line = Line(
             self._memory, self.features, queues, self._loop,
-            self.config_changed, failed, self._kicks, self._call,
+            self.config_changed, failed, self._kicks, self._call, self._interrupt_config,
         )  # fmt: skip
         self._guarded(partial(self.device.activate, self._line))
         if self._gone or self.device.takes_kicks:

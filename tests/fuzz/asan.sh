@@ -13,7 +13,7 @@ cp -r "$root/vpnstack" "$root/hypervisor" "$root/dataflow" "$root/setup.py" "$ro
     "$root/pyproject.toml" "$root/README.md" "$root/LICENSE" "$root/tests" \
     "$root/examples" "$copy"
 cd "$copy"
-rm -f vpnstack/core/_core*.so hypervisor/core/_core*.so
+rm -f ./*/core/_core*.so
 export CFLAGS="-g -fsanitize=address,undefined -fno-sanitize-recover=undefined"
 "$python" setup.py -q build_ext --inplace
 run() {

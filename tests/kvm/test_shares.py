@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import test_boot
 from test_boot import command, machine, prompt
 
 from dataflow import Repository
@@ -21,8 +20,6 @@ from vpnstack import Gateway
 
 pytestmark = pytest.mark.timeout(240)
 
-nothing_left = test_boot._nothing_left  # after each test here, too
-libuv = test_boot._libuv
 MOUNT = "mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000"
 LARGE = 64 << 20
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["stack.md"])
+@pytest.mark.parametrize("page", ["stack.md", "p9.md"])
 def test_blocks_run(page: str) -> None:
     text = (DOCS / page).read_text()
     blocks = list(BLOCK.finditer(text))

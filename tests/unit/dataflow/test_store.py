@@ -144,24 +144,6 @@ def test_branch_names_cannot_be_files_and_directories(disk) -> None:
     assert disk.refs() == {HEADS + "a": oid, HEADS + "c/d": oid}
 
 
-def test_objects_and_directories_are_synced_before_the_branch(disk, monkeypatch) -> None:
-    synced: list[str] = []
-    real = os.fsync
-
-    def spy(fd: int) -> None:
-        synced.append(os.path.relpath(os.readlink(f"/proc/self/fd/{fd}"), disk.git_dir))
-        real(fd)
-
-    monkeypatch.setattr(os, "fsync", spy)
-    oid = commit(disk)
-    assert len([s for s in synced if "tmp_obj_" in s]) == 3
-    assert f"objects/{oid[:2]}" in synced
-    assert "objects" in synced  # a new directory's own entry
-    flushed = len(synced)
-    disk.update([RefUpdate(MAIN, None, oid)])
-    assert synced[flushed:] == ["refs/heads/main.lock", "refs/heads"]
-
-
 def test_failed_flush_leaves_no_files(disk, monkeypatch) -> None:
     def full(fd: int, octets: object) -> int:
         raise OSError(28, "No space left on device")
@@ -205,15 +187,21 @@ def test_cache_is_bounded() -> None:
     assert 0 not in cache
 
 
-def test_a_cache_is_bounded_by_what_its_values_weigh() -> None:
-    cache: Cache[int, bytes] = Cache(100, len)
-    for i in range(50):
-        cache.get(i, lambda i: bytes(10))
-    assert len(cache) == 10
-    cache.put(49, bytes(20))
-    assert len(cache) == 9
-    for i in range(50):
-        cache.put(i, bytes(1000))
-    assert len(cache) == 8  # large ones: a few, whatever they weigh
-    cache.put(99, b"")
-    assert 99 in cache
+def test_all_references_loose_and_packed(disk) -> None:
+    a, b = commit(disk, "a"), commit(disk, "b")
+    names = [HEADS + n for n in ("a", "a-b", "x/y", "x/z", "\udcff", "é")]
+    lines = b"".join(f"{a} ".encode() + os.fsencode(n) + b"\n" for n in names)
+    tag = f"{a} refs/tags/t\n^{b}\n"
+    with open(os.path.join(disk.git_dir, "packed-refs"), "wb") as f:
+        f.write(b"# pack-refs with: peeled fully-peeled sorted \n" + lines + tag.encode())
+    disk.update([RefUpdate(HEADS + "x/y", a, b), RefUpdate(HEADS + "new/one", None, b)])
+    open(os.path.join(disk.git_dir, "refs/heads/other.lock"), "w").close()
+    expected = dict.fromkeys(names, a) | {HEADS + "x/y": b, HEADS + "new/one": b}
+    assert disk.refs() == expected
+    assert list(disk.refs()) == sorted(expected)
+    assert disk.refs("refs/") == {**expected, "refs/tags/t": a}
+    assert disk.refs(HEADS + "x/") == {HEADS + "x/y": b, HEADS + "x/z": a}
+    assert disk.ref(HEADS + "x/z") == a
+    for clash in ("x", "a/b"):
+        with pytest.raises(ExistsError):
+            disk.update([RefUpdate(HEADS + clash, None, a)])

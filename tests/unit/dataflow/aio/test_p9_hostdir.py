@@ -62,7 +62,7 @@ async def test_directories_and_renames(client, root):
     await client.write("sub/a/f", b"1")
     await client.rename("sub/a", "b")
     assert (root / "b/f").read_bytes() == b"1"
-    await client.rpc(Trenameat(client._root, "f", client._root, "g"))
+    await client.rpc(Trenameat(client.root, "f", client.root, "g"))
     assert sorted(await client.listdir()) == ["b", "g", "out", "outdir", "sub"]
     with pytest.raises(P9Error) as info:
         await client.remove("b")
@@ -87,7 +87,7 @@ async def test_nothing_leads_out(client, path, tmp_path):
 
 
 async def test_parent_of_the_root_is_the_root(client, root):
-    await client.rpc(Twalk(client._root, 50, ("..", "..", "f")))
+    await client.rpc(Twalk(client.root, 50, ("..", "..", "f")))
     inode = (await client.stat("f")).size
     assert inode == 7
 
@@ -101,8 +101,8 @@ async def test_nothing_was_written_outside(client, root, tmp_path):
 async def test_links(client, root):
     await client.symlink("l", "anything/at all")
     assert await client.readlink("l") == "anything/at all"
-    await client.rpc(Twalk(client._root, 60, ("f",)))
-    await client.rpc(Tlink(client._root, 60, "hard"))
+    await client.rpc(Twalk(client.root, 60, ("f",)))
+    await client.rpc(Tlink(client.root, 60, "hard"))
     assert (root / "hard").samefile(root / "f")
 
 
@@ -155,13 +155,13 @@ async def test_xattr(client, root):
         os.setxattr(root / "f", "user.probe", b"1")
     except OSError:
         pytest.skip("the file system has no user attributes")
-    await client.rpc(Twalk(client._root, 70, ("f",)))
+    await client.rpc(Twalk(client.root, 70, ("f",)))
     await client.rpc(Txattrcreate(70, "user.t", 5, 0))
     await client.rpc(Twrite(70, 0, b"va"))
     await client.rpc(Twrite(70, 2, b"lue"))
     await client.rpc(Tclunk(70))
     assert os.getxattr(root / "f", "user.t") == b"value"
-    await client.rpc(Twalk(client._root, 71, ("f",)))
+    await client.rpc(Twalk(client.root, 71, ("f",)))
     assert (await client.rpc(Txattrwalk(71, 72, "user.t"))).size == 5
     assert bytes((await client.rpc(Tread(72, 0, 100))).data) == b"value"
     size = (await client.rpc(Txattrwalk(71, 73, ""))).size
@@ -173,7 +173,7 @@ async def test_locks_between_clients(pair, root):
     server = await pair.server(host_directory(str(root)))
     a, b = await pair.client(server), await pair.client(server)
     for c in (a, b):
-        await c.rpc(Twalk(c._root, 80, ("f",)))
+        await c.rpc(Twalk(c.root, 80, ("f",)))
     write = Tlock(80, 1, 0, 0, 0, 1, "host")
     assert (await a.rpc(write)).status == 0
     assert (await b.rpc(write)).status == 1

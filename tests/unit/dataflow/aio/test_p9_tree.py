@@ -119,7 +119,7 @@ async def test_links_are_shown_not_followed(pair):
 
 async def test_rpc_walk_rules(pair):
     c = await pair.client(await pair.server(tree()))
-    root = c._root
+    root = c.root
     assert len((await c.rpc(Twalk(root, 100, ()))).qids) == 0
     assert len((await c.rpc(Twalk(root, 101, ("many", "nope", "x")))).qids) == 1  # partial
     with pytest.raises(P9Error):  # the fid was not made
@@ -143,7 +143,7 @@ async def test_rpc_walk_rules(pair):
 
 async def test_walk_in_place(pair):
     c = await pair.client(await pair.server(tree()))
-    await c.rpc(Twalk(c._root, 100, ()))
+    await c.rpc(Twalk(c.root, 100, ()))
     await c.rpc(Twalk(100, 100, ("many", "f001")))
     await c.rpc(Tlopen(100, 0))
     assert bytes((await c.rpc(Tread(100, 0, 10))).data) == b"1"
@@ -377,7 +377,7 @@ async def test_open_fids_follow_a_rename(pair):
         await c.write("f", b"other")
         from dataflow.p9.messages import Trename
 
-        await c.rpc(Trename(fid, c._root, "z"))
+        await c.rpc(Trename(fid, c.root, "z"))
     assert sorted(root.nodes) == ["b", "f", "z"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import random
@@ -13,6 +14,7 @@ import pytest
 from mmio_driver import ALL, LIVE, NO_EVENT_IDX, Bench
 from vhost_driver import GPA, Buffer
 
+from hypervisor.aio.console import Console
 from hypervisor.devices import console
 from hypervisor.devices.balloon import ACTUAL, INFLATE, STATS, Balloon, Feature, Stat
 from hypervisor.devices.base import Device
@@ -112,6 +114,23 @@ def test_console_input_waits_for_buffers(bench: MakeBench) -> None:
     guest.kick(RECEIVE)  # nothing to give: the buffer waits
     device.write(b"now")
     assert guest.octets(third)[:3] == b"now"
+    assert printed.drained == 1  # whoever writes counts what was taken, and then there is room
+
+
+def test_what_is_typed_comes_once(bench: MakeBench) -> None:
+    async def make() -> Console:
+        return Console()
+
+    line = asyncio.run(make())
+    device = VirtioConsole(line.receive, line.flush)
+    line.connect(device.write, device.resize)
+    guest = bench(device).start()
+    buffers = [guest.writable(8) for _ in range(3)]
+    for each in buffers:
+        guest.rings[RECEIVE].add(each)
+    guest.kick(RECEIVE)
+    line.write(b"date\n")
+    assert [guest.octets(each)[:5] for each in buffers] == [b"date\n", bytes(5), bytes(5)]
 
 
 def test_console_input_is_bounded() -> None:
@@ -126,6 +145,7 @@ def test_console_resize_and_emergency_write(bench: MakeBench) -> None:
     guest.write(Register.CONFIG + EMERG_WR, ord("!"))
     assert printed.text == b"!"
     guest.start()
+    assert guest.interrupts() == 1  # for the size at the start
     printed.device.resize(132, 50)
     assert guest.read(Register.CONFIG) == 132 | 50 << 16
     assert guest.interrupts() == 1

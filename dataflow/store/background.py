@@ -1,0 +1,70 @@
+"""What work in the background needs: to be alone, to come last, and to be stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import threading
+import time
+from collections.abc import Iterator
+
+NICE = 10
+TURN = 0.0005  # seconds after which other threads may have the interpreter
+
+
+class Stopped(Exception):
+    """Work in the background was asked to end."""
+
+
+class Breath:
+    """Called between two small pieces of work: lets writers have the interpreter at once.
+
+    (They would wait 5 ms each time, sys.getswitchinterval.)  Raises `Stopped` after `stop`.
+    """
+
+    def __init__(self) -> None:
+        self._stopped = False
+        self._next = 0.0
+
+    def __call__(self) -> None:
+        if self._stopped:
+            raise Stopped
+        now = time.monotonic()
+        if now >= self._next:
+            time.sleep(0)
+            self._next = now + TURN
+
+    def stop(self) -> None:
+        """Make the next call raise."""
+        self._stopped = True
+
+
+def come_last() -> None:
+    """Give this thread a low priority, where threads have one (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
+
+
+@contextlib.contextmanager
+def alone(path: str) -> Iterator[bool]:
+    """Hold the lock (flock(2)) on the file `path` if nobody has it; gives whether."""
+    fd = _open(path)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)
+
+
+def _open(path: str) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+    try:
+        return os.open(path, flags, 0o600)
+    except FileNotFoundError:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return os.open(path, flags, 0o600)
