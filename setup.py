@@ -2,4 +2,10 @@
 
 from setuptools import setup
 
-setup(cffi_modules=["vpnstack/core/build.py:ffi", "hypervisor/core/build.py:ffi", "dataflow/core/build.py:ffi"])
+setup(
+    cffi_modules=[
+        "vpnstack/core/build.py:ffi",
+        "hypervisor/core/build.py:ffi",
+        "dataflow/core/build.py:ffi",
+    ]
+)

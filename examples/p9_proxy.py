@@ -1,6 +1,6 @@
 """A 9P proxy: what one server serves, on a socket of our own.
 
-    p9_proxy.py tcp:127.0.0.1:5640 /run/near.sock
+p9_proxy.py tcp:127.0.0.1:5640 /run/near.sock
 """
 
 import asyncio

@@ -161,13 +161,16 @@ async def test_xattrs_at_diod(diod, data):
 
 
 async def test_locks_at_diod(diod, data):
-    async with connect(diod, aname=str(data)) as a, connect(diod, aname=str(data)) as b:
-        async with await a.open("big", OpenFlag.RDWR) as mine:
-            assert await mine.lock(LockType.WRLCK, owner=1) is LockStatus.SUCCESS
-            async with await b.open("big", OpenFlag.RDWR) as other:
-                assert await other.lock(LockType.WRLCK, owner=2) is LockStatus.BLOCKED
-                assert await mine.lock(LockType.UNLCK, owner=1) is LockStatus.SUCCESS
-                assert await other.lock(LockType.WRLCK, owner=2) is LockStatus.SUCCESS
+    async with (
+        connect(diod, aname=str(data)) as a,
+        connect(diod, aname=str(data)) as b,
+        await a.open("big", OpenFlag.RDWR) as mine,
+        await b.open("big", OpenFlag.RDWR) as other,
+    ):
+        assert await mine.lock(LockType.WRLCK, owner=1) is LockStatus.SUCCESS
+        assert await other.lock(LockType.WRLCK, owner=2) is LockStatus.BLOCKED
+        assert await mine.lock(LockType.UNLCK, owner=1) is LockStatus.SUCCESS
+        assert await other.lock(LockType.WRLCK, owner=2) is LockStatus.SUCCESS
 
 
 @pytest.mark.parametrize("msize", [4096, 65536])
