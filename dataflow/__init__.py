@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         RefLockedError,
         UsageError,
     )
+    from .tree.conflicts import Conflict
     from .views.root import repository_root
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "Change",
     "ChangeKind",
     "Committed",
+    "Conflict",
     "ConflictsRemainError",
     "DataflowError",
     "FileChange",
@@ -59,6 +61,7 @@ _HOMES = {
     "Change": ".branch.change",
     "ChangeKind": ".branch.change",
     "Committed": ".branch.engine",
+    "Conflict": ".tree.conflicts",
     "ConflictsRemainError": ".errors",
     "DataflowError": ".errors",
     "FileChange": ".branch.change",

@@ -7,7 +7,7 @@ client of it could depend on them; a path or an id follows after a colon.
 from __future__ import annotations
 
 import errno as _errno
-from typing import ClassVar
+from typing import Any, ClassVar
 
 
 class DataflowError(Exception):
@@ -99,7 +99,7 @@ class InvalidHashError(UsageError):
     """A text that is no object id, or an id of the wrong kind of object."""
 
     def __init__(self, found: str) -> None:
-        super().__init__(f"invalid-hash {found!r}")
+        super().__init__(f"invalid-hash {_quoted(found)}")
         self.found = found
 
 
@@ -107,7 +107,7 @@ class UnknownCommandError(UsageError):
     """A control file was given a word it does not know."""
 
     def __init__(self, found: str) -> None:
-        super().__init__(f"Unknown command {found!r}")
+        super().__init__(f"Unknown command {_quoted(found)}")
         self.found = found
 
 
@@ -128,14 +128,19 @@ class NotFastForwardError(UsageError):
 
 
 class MergeConflictError(UsageError):
-    """Both sides changed the same paths (`paths`, `reason` of the first)."""
+    """Both sides changed the same paths (`paths`, `reason` of the first).
+
+    `conflicts` has them as data: `dataflow.tree.conflicts.Conflict`.
+    """
 
     errno = _errno.EBUSY
 
-    def __init__(self, paths: tuple[str, ...], reason: str) -> None:
+    def __init__(
+        self, paths: tuple[str, ...], reason: str, conflicts: tuple[Any, ...] = ()
+    ) -> None:
         shown = ", ".join(paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
         super().__init__(f"Merge conflict: {reason} ({shown})")
-        self.paths, self.reason = paths, reason
+        self.paths, self.reason, self.conflicts = paths, reason, conflicts
 
 
 class ConflictsRemainError(UsageError):
@@ -205,6 +210,40 @@ class RefLockedError(PeerError):
         self.path, self.age, self.waited = path, age, waited
 
 
+class RemoteUrlError(UsageError):
+    """A remote has no URL yet."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"error: remote url is not defined: {name}")
+        self.name = name
+
+
+class NoRemoteHeadError(PeerError):
+    """The other repository has no branch of that name."""
+
+    errno = _errno.ENOENT
+
+    def __init__(self, url: str, branch: str) -> None:
+        super().__init__(f"error: no head to fetch: {url} has no branch {branch!r}")
+        self.url, self.branch = url, branch
+
+
+class CannotFetchError(PeerError):
+    """Fetching failed: the other side, or the way to it."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"error: cannot fetch {url}: {reason}")
+        self.url, self.reason = url, reason
+
+
+class CannotPushError(PeerError):
+    """Pushing failed: the other side refused it, or the way to it is broken."""
+
+    def __init__(self, url: str, reason: str) -> None:
+        super().__init__(f"error: cannot push to {url}: {reason}")
+        self.url, self.reason = url, reason
+
+
 class HistoryTooDeepError(PeerError):
     """A walk through history met its bound before it had an answer."""
 
@@ -213,3 +252,8 @@ class HistoryTooDeepError(PeerError):
 
 def _said(text: str, what: str) -> str:
     return f"{text}: {what}" if what else text
+
+
+def _quoted(found: str) -> str:
+    """Return a text in double quotes, as DataKit shows what it does not know; on one line."""
+    return '"' + repr(found)[1:-1].replace('"', '\\"') + '"'

@@ -38,7 +38,16 @@ def _undo(done: asyncio.Future[Any], undo: Callable[[Any], object] | None) -> No
 
 
 def host_directory(
-    path: str, *, read_only: bool = False, executor: Executor | None = None
+    path: str,
+    *,
+    read_only: bool = False,
+    keep_setuid: bool = False,
+    executor: Executor | None = None,
 ) -> HostDirectory:
-    """Return a tree that is the directory `path` of the host, and nothing outside it."""
-    return HostDirectory.root(path, ThreadRunner(executor), read_only=read_only)
+    """Return a tree that is the directory `path` of the host, and nothing outside it.
+
+    Clients get no set-ID bits and file capabilities onto the host unless `keep_setuid` says that
+    they are trusted with it (see `hostattr`).
+    """
+    run = ThreadRunner(executor)
+    return HostDirectory.root(path, run, read_only=read_only, keep_setuid=keep_setuid)

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from ..core.host import in_memory
 from ..p9.errors import P9Error
-from ..p9.tree import Buffer, Direct, Handle
+from ..p9.tree import Buffer, Direct, Handle, wants_write
+from . import hostattr
 
 _SYNCED = os.O_DSYNC | os.O_SYNC
 
@@ -27,13 +28,25 @@ class Runner(Protocol):
 class Host:
     """What the nodes of one served directory share."""
 
-    def __init__(self, run: Runner, read_only: bool) -> None:
+    def __init__(self, run: Runner, read_only: bool, keep_setuid: bool) -> None:
         self.run = run
         self.read_only = read_only
+        self.keep_setuid = keep_setuid
 
     def must_write(self) -> None:
+        """Refuse what changes a tree that is read-only."""
         if self.read_only:
             raise P9Error(errno.EROFS)
+
+    def opened(self, fd: int, flags: int) -> None:
+        """Disarm a file that was opened to be written; closes it if that fails."""
+        if self.keep_setuid or not wants_write(flags):
+            return
+        try:
+            hostattr.disarm(fd)
+        except BaseException:
+            os.close(fd)
+            raise
 
 
 class HostHandle(Handle):

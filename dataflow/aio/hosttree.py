@@ -6,6 +6,8 @@ Links are shown and never followed.  System calls that may block go through `run
 end makes of a thread pool (`hostdir`); reads of cached data do not (RWF_NOWAIT).
 Descriptors are a limit: one for each place that clients hold, one more for each open file.
 The server acts as its own user for all clients; files it makes as root are given to the client's.
+What a call needs of a node it gets from the node itself: a thread may run it after the request was
+cancelled, and the descriptor's number may be another file's by the time the node is gone.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..core.host import lookup_nowait
-from ..p9.const import QidType
+from ..p9.const import OpenFlag, QidType
 from ..p9.errors import P9Error
 from ..p9.tree import (
     Attr,
@@ -33,6 +35,7 @@ from ..p9.tree import (
     Symlink,
     wants_write,
 )
+from . import hostattr
 from .hosthandle import Host, HostHandle, Runner
 
 _SPREAD = 0x9E3779B97F4A7C15  # 2**64 / golden ratio: tells devices apart
@@ -104,46 +107,20 @@ class HostNode(Node):
             mtime_ns=st.st_mtime_ns,
             ctime_ns=st.st_ctime_ns,
             target=target,
+            blocks=st.st_blocks,
         )
 
     async def setattr(self, change: SetAttr, ctx: Context) -> None:
         """Change what chmod(2), chown(2), truncate(2) and utimensat(2) change."""
         self.host.must_write()
-        if stat.S_ISLNK(self.kind):
-            raise P9Error(errno.EOPNOTSUPP)
         await self.host.run(self._setattr, change)
 
     def _setattr(self, change: SetAttr) -> None:
-        if change.size is not None:
-            os.truncate(self.magic, change.size)
-        if change.uid is not None or change.gid is not None:
-            uid = -1 if change.uid is None else change.uid
-            os.chown(self.magic, uid, -1 if change.gid is None else change.gid)
-        if change.mode is not None:
-            os.chmod(self.magic, change.mode)
-        if change.atime_ns is not None or change.mtime_ns is not None:
-            self._set_times(change)
-
-    def _set_times(self, change: SetAttr) -> None:
-        st = os.fstat(self.fd)
-        if change.atime_ns == change.mtime_ns == SetAttr.NOW:
-            os.utime(self.magic)
-            return
-        # One of the two set to the present: let the kernel say what that is.
-        if SetAttr.NOW in {change.atime_ns, change.mtime_ns}:
-            os.utime(self.magic)
-        now = os.fstat(self.fd)
-        atime = {None: st.st_atime_ns, SetAttr.NOW: now.st_atime_ns}
-        mtime = {None: st.st_mtime_ns, SetAttr.NOW: now.st_mtime_ns}
-        ns = (
-            atime.get(change.atime_ns, change.atime_ns),
-            mtime.get(change.mtime_ns, change.mtime_ns),
-        )
-        os.utime(self.magic, ns=ns)  # type: ignore[arg-type]  # no None is left
+        hostattr.change(self.magic, self.kind, change, self.host.keep_setuid)
 
     async def statfs(self, ctx: Context) -> StatFs:
         """Return what statvfs(3) says."""
-        v: os.statvfs_result = await self.host.run(os.statvfs, self.magic)
+        v: os.statvfs_result = await self.host.run(lambda: os.statvfs(self.magic))
         return StatFs(
             bsize=v.f_bsize,
             blocks=v.f_blocks * v.f_frsize // v.f_bsize,
@@ -157,21 +134,21 @@ class HostNode(Node):
 
     async def xattrs(self, ctx: Context) -> Sequence[str]:
         """Return what listxattr(2) says."""
-        names: list[str] = await self.host.run(os.listxattr, self.magic)
+        names: list[str] = await self.host.run(lambda: os.listxattr(self.magic))
         return names
 
     async def get_xattr(self, name: str, ctx: Context) -> bytes:
         """Return what getxattr(2) says."""
-        value: bytes = await self.host.run(os.getxattr, self.magic, name)
+        value: bytes = await self.host.run(lambda: os.getxattr(self.magic, name))
         return value
 
     async def set_xattr(self, name: str, value: bytes, flags: int, ctx: Context) -> None:
-        """Set or, with an empty value, remove."""
+        """Set or remove what clients may; see `hostattr`."""
         self.host.must_write()
-        if value:
-            await self.host.run(os.setxattr, self.magic, name, value, flags)
-        else:
-            await self.host.run(os.removexattr, self.magic, name)
+        await self.host.run(self._set_xattr, name, value, flags)
+
+    def _set_xattr(self, name: str, value: bytes, flags: int) -> None:
+        hostattr.set_xattr(self.magic, name, value, flags, self.host.keep_setuid)
 
 
 class HostFile(HostNode, File):
@@ -184,8 +161,13 @@ class HostFile(HostNode, File):
         if not stat.S_ISREG(self.kind):
             raise P9Error(errno.ENXIO)
         wanted = flags & _OPEN_FLAGS & ~os.O_EXCL | os.O_CLOEXEC
-        fd: int = await self.host.run(os.open, self.magic, wanted, undo=os.close)
+        fd: int = await self.host.run(self._open, wanted, undo=os.close)
         return HostHandle(self.host, fd, wanted)
+
+    def _open(self, flags: int) -> int:
+        fd = os.open(self.magic, flags)
+        self.host.opened(fd, flags)
+        return fd
 
 
 class HostLink(HostNode, Symlink):
@@ -201,23 +183,25 @@ class HostDirectory(HostNode, Directory):
     """A directory of the host."""
 
     @classmethod
-    def root(cls, path: str, run: Runner, *, read_only: bool = False) -> HostDirectory:
+    def root(
+        cls, path: str, run: Runner, *, read_only: bool = False, keep_setuid: bool = False
+    ) -> HostDirectory:
         """Serve `path`, which may itself be reached through links."""
         fd = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         st = os.fstat(fd)
-        return cls(Host(run, read_only), fd, st.st_mode, _qid(st))
+        return cls(Host(run, read_only, keep_setuid), fd, st.st_mode, _qid(st))
 
     async def lookup(self, name: str, ctx: Context) -> Node:
         """Open one name below."""
         node: Node = await self.host.run(self._lookup, name)
         return node
 
-    def _lookup(self, name: str) -> Node:
+    def _lookup(self, name: str) -> HostNode:
         fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.fd)
         st = os.fstat(fd)
         return self._node(fd, st.st_mode, _qid(st))
 
-    def _node(self, fd: int, mode: int, qid: Qid) -> Node:
+    def _node(self, fd: int, mode: int, qid: Qid) -> HostNode:
         kinds: dict[int, type[HostNode]] = {stat.S_IFDIR: HostDirectory, stat.S_IFLNK: HostLink}
         return kinds.get(stat.S_IFMT(mode), HostFile)(self.host, fd, mode, qid)
 
@@ -257,39 +241,56 @@ class HostDirectory(HostNode, Directory):
         return node, HostHandle(self.host, fd, flags)
 
     def _create(self, name: str, flags: int, mode: int, ctx: Context) -> tuple[Node, int]:
-        wanted = flags & _OPEN_FLAGS | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        fd = os.open(name, wanted, mode, dir_fd=self.fd)
+        fd = self._open_new(name, flags & _OPEN_FLAGS, mode, ctx)
         try:
             st = os.fstat(fd)
             if not stat.S_ISREG(st.st_mode):
                 raise P9Error(errno.ENXIO)
-            self._give(fd, ctx)
             path = os.open(f"/proc/self/fd/{fd}", os.O_PATH | os.O_CLOEXEC)
             return HostFile(self.host, path, st.st_mode, _qid(st)), fd
         except BaseException:
             os.close(fd)
             raise
 
-    def _give(self, target: int, ctx: Context) -> None:
-        if os.geteuid() == 0 and ctx.uid and os.fstat(target).st_uid == 0:
-            os.chown(target, ctx.uid, ctx.peer.gid or -1)
+    def _open_new(self, name: str, flags: int, mode: int, ctx: Context) -> int:
+        """Make the file; or, without EXCL, open what is there, whoever wins a race for the name."""
+        safe = flags & ~os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        mode = hostattr.masked(mode, stat.S_IFREG, self.host.keep_setuid)
+        while True:
+            try:
+                fd = os.open(name, safe | os.O_CREAT | os.O_EXCL, mode, dir_fd=self.fd)
+            except FileExistsError:
+                if flags & OpenFlag.EXCL:
+                    raise
+            else:
+                hostattr.made(fd, mode, ctx)
+                return fd
+            try:
+                fd = os.open(name, safe, dir_fd=self.fd)
+            except FileNotFoundError:
+                continue
+            self.host.opened(fd, flags)
+            return fd
 
     async def mkdir(self, name: str, mode: int, ctx: Context) -> Node:
         """Make a directory."""
         self.host.must_write()
-        return await self._make(name, ctx, os.mkdir, name, mode)
+        mode = hostattr.masked(mode, stat.S_IFDIR, self.host.keep_setuid)
+        return await self._make(name, mode, ctx, os.mkdir, name, mode)
 
     async def symlink(self, name: str, target: str, ctx: Context) -> Node:
         """Make a symbolic link."""
         self.host.must_write()
-        return await self._make(name, ctx, os.symlink, target, name)
+        return await self._make(name, 0, ctx, os.symlink, target, name)
 
-    async def _make(self, name: str, ctx: Context, func: Callable[..., Any], *args: Any) -> Node:
+    async def _make(
+        self, name: str, mode: int, ctx: Context, func: Callable[..., Any], *args: Any
+    ) -> Node:
         def make() -> Node:
             func(*args, dir_fd=self.fd)
-            if os.geteuid() == 0 and ctx.uid:
-                os.chown(name, ctx.uid, ctx.peer.gid or -1, dir_fd=self.fd, follow_symlinks=False)
-            return self._lookup(name)
+            node = self._lookup(name)
+            hostattr.made(node.magic, mode, ctx)
+            return node
 
         node: Node = await self.host.run(make)
         return node
@@ -299,8 +300,9 @@ class HostDirectory(HostNode, Directory):
         self.host.must_write()
         if not isinstance(node, HostNode):
             raise P9Error(errno.EXDEV)
-        source = node.magic
-        await self.host.run(lambda: os.link(source, name, dst_dir_fd=self.fd, follow_symlinks=True))
+        await self.host.run(
+            lambda: os.link(node.magic, name, dst_dir_fd=self.fd, follow_symlinks=True)
+        )
 
     async def unlink(self, name: str, is_dir: bool, ctx: Context) -> None:
         """Remove a name."""

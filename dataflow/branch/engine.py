@@ -28,8 +28,9 @@ from ..errors import (
 )
 from ..store.base import HEADS, Kind, Oid, RefUpdate, Store
 from ..store.objects import EMPTY_TREE, Commit, Objects
+from ..tree.conflicts import Conflict
 from ..tree.history import is_ancestor, passed_from
-from ..tree.merge import Conflict, Driver, merge_commits
+from ..tree.merge import DEFAULT, Options, merge_commits
 from ..tree.paths import text
 from ..tree.tree import Tree
 from .group import Grouped
@@ -62,13 +63,13 @@ class Engine:
         *,
         author: str = DEFAULT_AUTHOR,
         clock: Callable[[], float] = time.time,
-        driver: Driver | None = None,
+        merging: Options = DEFAULT,
     ) -> None:
         self.store = store
         self.objects = Objects(store)
         self.author = check_author(author)
         self.clock = clock
-        self.driver = driver
+        self.merging = merging
         self.moved: Callable[[str], object] = lambda branch: None  # called after a branch moved
         self.groups = Grouped(store, self._tell, self.objects.forget)
 
@@ -183,7 +184,7 @@ class Engine:
             return commit
         if base is None and is_ancestor(self.objects, commit, head):
             return head
-        merged = merge_commits(self.objects, head, commit, self.driver, base=base)
+        merged = merge_commits(self.objects, head, commit, self.merging, base=base)
         raise_conflicts(merged.conflicts)
         return self.write_commit(merged.tree, (head, commit), "Merge", author)
 
@@ -270,4 +271,4 @@ def raise_conflicts(conflicts: Sequence[Conflict]) -> None:
     """Raise `MergeConflictError` if there is any conflict."""
     if conflicts:
         paths = tuple(text(c.path) for c in conflicts)
-        raise MergeConflictError(paths, conflicts[0].reason)
+        raise MergeConflictError(paths, conflicts[0].reason, tuple(conflicts))

@@ -17,8 +17,11 @@ from ..store.disk import DiskStore
 from ..store.memory import MemoryStore
 from ..store.objects import Commit
 from ..store.pack import LIMIT
+from ..sync.mirror import AutoPush
+from ..sync.remote import Remote, Remotes
 from ..tree.diff import Difference, diff
-from ..tree.merge import Driver
+from ..tree.drivers import Driver, Drivers
+from ..tree.merge import Options
 from ..tree.overlay import Room
 from ..tree.paths import parse, text
 from .engine import DEFAULT_AUTHOR, Committed, Engine, check_branch
@@ -147,12 +150,15 @@ class Repository:
         store: Store,
         *,
         author: str = DEFAULT_AUTHOR,
-        driver: Driver | None = None,
+        drivers: Mapping[str, Driver | str] | None = None,
         poll_interval: float = 0.05,
+        auto_push: str | None = None,
     ) -> None:
-        self.engine = Engine(store, author=author, driver=driver)
+        self.engine = Engine(store, author=author, merging=Options(Drivers(drivers)))
         self.worker = Worker(self.engine.groups.carry_out, store.checkpoint)
         self.watching = Watching(self.engine, self.worker, poll_interval)
+        self.remotes = Remotes(store, self.worker, self._pulled)
+        self.auto_push = AutoPush(self.remotes, auto_push) if auto_push else None
         self._before_close: list[Callable[[], Awaitable[None]]] = []
 
     @classmethod
@@ -164,26 +170,36 @@ class Repository:
         fsync: bool = True,
         lock_timeout: float = 5.0,
         create: bool = True,
-        driver: Driver | None = None,
+        drivers: Mapping[str, Driver | str] | None = None,
         poll_interval: float = 0.05,
         pack_limit: int = LIMIT,
+        auto_push: str | None = None,
     ) -> Repository:
         """Open the repository at `path`; a bare one is made there if there is none.
 
         `fsync=False` trades durability for speed.  `lock_timeout` is how many seconds to wait for
         another git's lock on a branch.  `poll_interval` is how often references are read where
         the file system does not tell of changes.  More than `pack_limit` loose objects are packed
-        in the background (0: never).
+        in the background (0: never).  `drivers` merge files by pattern, `{"*.json": "json"}`: see
+        `dataflow.tree.drivers`; they come before the tree's `.gitattributes`.  `auto_push` is a
+        URL, or the name of a remote, that is kept at what this repository has (see `sync.mirror`).
         """
         store = DiskStore(
             path, fsync=fsync, lock_timeout=lock_timeout, create=create, pack_limit=pack_limit
         )
-        return cls(store, author=author, driver=driver, poll_interval=poll_interval)
+        return cls(
+            store, author=author, drivers=drivers, poll_interval=poll_interval, auto_push=auto_push
+        )
 
     @classmethod
-    def memory(cls, *, author: str = DEFAULT_AUTHOR, driver: Driver | None = None) -> Repository:
+    def memory(
+        cls,
+        *,
+        author: str = DEFAULT_AUTHOR,
+        drivers: Mapping[str, Driver | str] | None = None,
+    ) -> Repository:
         """Make a repository that lives in memory."""
-        return cls(MemoryStore(), author=author, driver=driver)
+        return cls(MemoryStore(), author=author, drivers=drivers)
 
     def branch(self, name: str) -> Branch:
         """Return the branch of that name, which need not exist."""
@@ -220,6 +236,13 @@ class Repository:
         """Return all branches with their heads."""
         return await self.worker.read(self.engine.branches)
 
+    def remote(self, name: str) -> Remote:
+        """Return the remote of that name, which need not be there; `remotes.add` makes one."""
+        return self.remotes.remote(name)
+
+    async def _pulled(self, branch: str, commit: Oid) -> Oid:
+        return (await self.branch(branch).merge(commit)).head
+
     async def diff(self, old: str, new: str, path: str | bytes = "") -> Sequence[Difference]:
         """Return the files that differ between two commits or branches."""
         engine = self.engine
@@ -248,6 +271,9 @@ class Repository:
     async def __aenter__(self) -> Self:
         self.watching.start()
         self.engine.moved = self.watching.moved
+        if self.auto_push is not None:
+            self.watching.told = self.auto_push.touch
+            self.auto_push.start()
         return self
 
     async def __aexit__(
@@ -260,6 +286,9 @@ class Repository:
         while self._before_close:
             await self._before_close.pop()()
         await self.watching.aclose()
+        if self.auto_push is not None:
+            await self.auto_push.aclose()
+        self.remotes.close()
         await self.worker.aclose()
         await asyncio.to_thread(self.engine.store.close)
 
@@ -273,6 +302,7 @@ class Repository:
 
     def close(self) -> None:
         """Close a repository that was used without a loop."""
+        self.remotes.close()
         self.worker.close()
         self.engine.store.close()
 

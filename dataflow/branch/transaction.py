@@ -15,8 +15,10 @@ from typing import Self, TypeVar
 from ..errors import ConflictsRemainError, TransactionClosedError, UsageError
 from ..store.base import Oid
 from ..store.objects import EMPTY_TREE, EXECUTABLE, FILE
+from ..tree.conflicts import Conflict
 from ..tree.diff import Difference, diff
 from ..tree.history import is_ancestor
+from ..tree.lastwriter import by_time
 from ..tree.merge import base_tree, merge_trees, resolve_lines
 from ..tree.overlay import Overlay, Room, Stat
 from ..tree.paths import Path, parse, text
@@ -66,7 +68,7 @@ class Transaction:
         self.ours: Oid | None = None
         self.theirs: Oid | None = None
         self.base: Oid | None = None
-        self._conflicts: set[Path] = set()
+        self._conflicts: dict[Path, Conflict] = {}
         self._worker = worker
         self._on_close: list[Callable[[], object]] = []
         self.version = 0  # rises with each edit
@@ -97,6 +99,11 @@ class Transaction:
     def held(self) -> int:
         """The octets that edits hold in memory."""
         return self._tree.held
+
+    @property
+    def conflict_details(self) -> tuple[Conflict, ...]:
+        """What still conflicts, as data, in the same order."""
+        return tuple(self._conflicts[p] for p in sorted(self._conflicts))
 
     def read(self, path: str | bytes, offset: int = 0, count: int | None = None) -> bytes:
         """Return a file's octets (a link's target)."""
@@ -179,7 +186,8 @@ class Transaction:
     def _edit(self, path: str | bytes) -> Overlay:
         tree = self._open()
         self.version += 1
-        self._conflicts = resolve_lines(self._conflicts, parse(path))
+        left = resolve_lines(set(self._conflicts), parse(path)) if self._conflicts else ()
+        self._conflicts = {p: self._conflicts[p] for p in left}
         return tree
 
     # Merging and committing; the blocking halves end in `_now`.
@@ -249,13 +257,15 @@ class Transaction:
     def _merge(self, tree: Overlay, theirs: Oid) -> None:
         objects, engine = self.engine.objects, self.engine
         first = self.parents[0] if self.parents else None
-        base = base_tree(objects, first, theirs, engine.driver) if first else EMPTY_TREE
+        base = base_tree(objects, first, theirs, engine.merging) if first else EMPTY_TREE
         ours = tree.store()
-        merged = merge_trees(objects, base, ours, objects.commit(theirs).tree, engine.driver)
+        newer = by_time(objects, first, ours, theirs) if first else None
+        other = objects.commit(theirs).tree
+        merged = merge_trees(objects, base, ours, other, engine.merging, newer)
         engine.store.flush()
-        self.ours, self.theirs, self.base = ours, objects.commit(theirs).tree, base
+        self.ours, self.theirs, self.base = ours, other, base
         tree.reset(merged.tree)
-        self._conflicts |= {c.path for c in merged.conflicts}
+        self._conflicts |= {c.path: c for c in merged.conflicts}
         self.version += 1
         if not any(is_ancestor(objects, theirs, p) for p in self.parents):
             self.parents.append(theirs)
@@ -272,7 +282,8 @@ class Transaction:
     def reset(self, tree: Oid, conflicts: Sequence[Path]) -> None:
         """Begin again with a tree, in which `conflicts` are to be resolved."""
         self._open().reset(tree)
-        self._conflicts = set(conflicts)
+        left = "still to be resolved"  # how it came about is not kept
+        self._conflicts = {p: Conflict(left, path=p, paths=(p,)) for p in conflicts}
         self.version += 1
 
     def close(self) -> None:

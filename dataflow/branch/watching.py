@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -46,6 +46,7 @@ class Watching:
         self._engine = engine
         self._worker = worker
         self._poll_interval = poll_interval
+        self.told: Callable[[str], object] = lambda branch: None  # hears of each move, too
         self._loop: asyncio.AbstractEventLoop | None = None
         self._feeds: dict[str, Feed] = {}
         self._streams: set[Stream] = set()
@@ -144,6 +145,8 @@ class Watching:
         timer = self._settling.pop(branch, None)
         if timer is not None:
             timer.cancel()
+        if branch is not None:
+            self.told(branch)
         for name in [branch] if branch is not None else list(self._feeds):
             feed = self._feeds.get(name)
             if feed is not None:

@@ -309,7 +309,7 @@ static int do_getattr(struct pump *p, int sock, const uint8_t *m)
 	at = put(put(put(at, st.st_mode, 4), st.st_uid, 4), st.st_gid, 4);
 	at = put(put(at, st.st_nlink, 8), st.st_rdev, 8);
 	at = put(put(at, st.st_size, 8), st.st_blksize, 8);
-	at = put(at, (st.st_size + 511) / 512, 8);
+	at = put(at, st.st_blocks, 8);
 	at = put(put(at, st.st_atim.tv_sec, 8), st.st_atim.tv_nsec, 8);
 	at = put(put(at, st.st_mtim.tv_sec, 8), st.st_mtim.tv_nsec, 8);
 	at = put(put(at, st.st_ctim.tv_sec, 8), st.st_ctim.tv_nsec, 8);

@@ -194,7 +194,7 @@ class PurePump:
             return None
         version = (st.st_mtime_ns ^ st.st_size) & 0xFFFFFFFF
         owner = (st.st_mode, st.st_uid, st.st_gid, st.st_nlink, st.st_rdev)
-        sizes = (st.st_size, st.st_blksize, -(-st.st_size // 512))
+        sizes = (st.st_size, st.st_blksize, st.st_blocks)
         all_ns = (st.st_atime_ns, st.st_mtime_ns, st.st_ctime_ns)
         times = [n for ns in all_ns for n in divmod(ns, 10**9)]
         body = _ATTR.pack(0x7FF, what.qid_type, version, what.qid_path, *owner, *sizes, *times)

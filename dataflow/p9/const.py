@@ -7,6 +7,7 @@ import enum
 NOTAG = 0xFFFF  # the tag of Tversion
 NOFID = 0xFFFFFFFF  # "no afid" in Tattach
 NONUNAME = 0xFFFFFFFF  # "no numeric user" in Tattach
+NOGID = 0xFFFFFFFF  # "no group of its own" in what makes a file in 9P2000.L
 
 HEADER_SIZE = 7  # size[4] type[1] tag[2]
 IO_HEADER_SIZE = 24  # P9_IOHDRSZ: room kept beside the data of Tread and Twrite
@@ -55,6 +56,7 @@ class Mode9(enum.IntFlag):
     SOCKET = 0x00100000
     SETUID = 0x00080000
     SETGID = 0x00040000
+    SETVTX = 0x00010000  # of Linux alone
 
 
 class Open9(enum.IntFlag):
@@ -136,6 +138,9 @@ class LockType(enum.IntEnum):
     UNLCK = 2
 
 
+LOCK_BLOCK = 1  # the flag of Tlock: the client's process waits for the lock
+
+
 class LockStatus(enum.IntEnum):
     """The answer of Rlock."""
 
@@ -145,7 +150,6 @@ class LockStatus(enum.IntEnum):
     GRACE = 3
 
 
-LOCK_BLOCK = 1  # the flag of Tlock: wait for it
 AT_REMOVEDIR = 0x200  # the flag of Tunlinkat
 XATTR_CREATE = 1
 XATTR_REPLACE = 2

@@ -39,6 +39,20 @@ _SPECIAL = {
     stat.S_IFBLK: Mode9.DEVICE,
 }
 
+_SET_BITS = {
+    int(Mode9.SETUID): stat.S_ISUID,
+    int(Mode9.SETGID): stat.S_ISGID,
+    int(Mode9.SETVTX): stat.S_ISVTX,
+}
+
+
+def _permissions(state: State, mode: int) -> int:
+    """The permission bits of a mode that a client sent."""
+    found = mode & 0o777
+    if state.dialect is Dialect.UNIX:
+        found |= sum(here for there, here in _SET_BITS.items() if mode & there)
+    return found
+
 
 def open_flags(mode: int) -> int:
     """Turn the mode of Topen into flags of open(2)."""
@@ -59,6 +73,7 @@ def make_stat(state: State, name: str, node: Node, attr: Attr, ctx: Context) -> 
         mode |= Mode9.DIR
     extension = ""
     if state.dialect is Dialect.UNIX:
+        mode |= sum(there for there, here in _SET_BITS.items() if attr.mode & here)
         mode |= _SPECIAL.get(stat.S_IFMT(attr.mode), Mode9(0))
         extension = _extension(attr)
     return Stat(
@@ -107,7 +122,7 @@ async def t_create(state: State, t: Tcreate) -> Message:
     name, place = check_name(t.name), fid.place
     fid.begin_open()
     try:
-        node, handle = await _create(fid, name, t)
+        node, handle = await _create(state, fid, name, t)
     except BaseException:
         fid.open = False
         raise
@@ -117,8 +132,8 @@ async def t_create(state: State, t: Tcreate) -> Message:
     return Rcreate(node.qid, state.iounit(handle))
 
 
-async def _create(fid: Fid, name: str, t: Tcreate) -> tuple[Node, Handle | None]:
-    directory, perm = fid.place.directory, t.perm & 0o777
+async def _create(state: State, fid: Fid, name: str, t: Tcreate) -> tuple[Node, Handle | None]:
+    directory, perm = fid.place.directory, _permissions(state, t.perm)
     if t.perm & Mode9.DIR:
         return await directory.mkdir(name, perm, fid.ctx), None
     if t.perm & Mode9.SYMLINK:
@@ -127,10 +142,22 @@ async def _create(fid: Fid, name: str, t: Tcreate) -> tuple[Node, Handle | None]
         return await directory.symlink(name, t.extension, fid.ctx), None
     if t.perm & Mode9.NAMEDPIPE:
         return await directory.mknod(name, stat.S_IFIFO | perm, 0, fid.ctx), None
+    if t.perm & Mode9.LINK and state.dialect is Dialect.UNIX:
+        return await _link(state, fid, name, t.extension), None
     if t.perm & (Mode9.LINK | Mode9.DEVICE | Mode9.SOCKET | Mode9.AUTH):
         raise P9Error(errno.EOPNOTSUPP, f"Can't create with mode {t.perm:#o}")
     flags = open_flags(t.mode) | OpenFlag.CREAT | OpenFlag.EXCL  # open(5): an old file is an error
     return await directory.create(name, flags, perm, fid.ctx)
+
+
+async def _link(state: State, fid: Fid, name: str, extension: str) -> Node:
+    """Make a hard link; the extension is the number of the fid of the file (v9fs_vfs_link)."""
+    number = extension.strip()
+    if not (number.isascii() and number.isdigit()):
+        raise P9Error(errno.EINVAL, f"link: expected the number of a fid, found {number[:20]!r}")
+    node = state.fids.get(int(number)).node
+    await fid.place.directory.link(name, node, fid.ctx)
+    return node
 
 
 async def t_read(state: State, t: Tread) -> Message:
@@ -182,7 +209,7 @@ async def t_stat(state: State, t: Tstat) -> Message:
 async def t_wstat(state: State, t: Twstat) -> Message:
     """Change attributes and the name; all ones or an empty string leave a field alone (stat(5))."""
     fid = state.fids.get(t.fid)
-    change = _change(fid, t.stat)
+    change = _change(state, fid, t.stat)
     if change == SetAttr() and not t.stat.name:  # wstat(5): this asks to make the file durable
         if fid.handle is not None:
             await fid.handle.fsync(False)
@@ -197,14 +224,14 @@ async def t_wstat(state: State, t: Twstat) -> Message:
     return Rwstat()
 
 
-def _change(fid: Fid, s: Stat) -> SetAttr:
+def _change(state: State, fid: Fid, s: Stat) -> SetAttr:
     is_dir = fid.node.kind == stat.S_IFDIR
     if s.mode != _KEEP32 and bool(s.mode & Mode9.DIR) != is_dir:
         raise P9Error(errno.EINVAL, "Incorrect is_directory flag for chmod")
     if s.length != _KEEP64 and is_dir:
         raise P9Error(errno.EISDIR, "Can't set length of a directory")
     return SetAttr(
-        mode=None if s.mode == _KEEP32 else s.mode & 0o777,
+        mode=None if s.mode == _KEEP32 else _permissions(state, s.mode),
         uid=None if s.n_uid == _KEEP32 else s.n_uid,
         gid=None if s.n_gid == _KEEP32 else s.n_gid,
         size=None if s.length == _KEEP64 else s.length,

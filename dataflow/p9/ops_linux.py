@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import stat
+from dataclasses import replace
 from typing import Any
 
 from . import dirent
 from .const import (
     AT_REMOVEDIR,
     LOCK_BLOCK,
+    NOGID,
     GetattrMask,
+    LockStatus,
     LockType,
     OpenFlag,
     SetattrMask,
@@ -63,7 +66,7 @@ from .messages import (
 )
 from .ops_common import Operation, read_file
 from .state import State, check_name, open_node, owner, rename
-from .tree import Attr, Entry, SetAttr, Symlink
+from .tree import Attr, Context, Entry, SetAttr, Symlink
 
 XATTR_MAX = 65536  # bytes of one value (xattr(7))
 _NS = 1_000_000_000
@@ -88,13 +91,18 @@ async def t_lcreate(state: State, t: Tlcreate) -> Message:
     name = check_name(t.name)
     fid.begin_open()
     try:
-        node, handle = await directory.create(name, t.flags, t.mode & 0o7777, fid.ctx)
+        node, handle = await directory.create(name, t.flags, t.mode & 0o7777, _maker(fid, t.gid))
     except BaseException:
         fid.open = False
         raise
     fid.place = type(fid.place)(node, fid.place, name)
     fid.handle = handle
     return Rlcreate(node.qid, state.iounit(handle))
+
+
+def _maker(fid: Fid, gid: int) -> Context:
+    """Who makes something, and of which group it is to be."""
+    return replace(fid.ctx, gid=None if gid == NOGID else gid)
 
 
 async def t_read(state: State, t: Tread) -> Message:
@@ -155,7 +163,7 @@ def _attributes(fid: Fid, a: Attr) -> Message:
         a.rdev,
         a.size,
         a.blksize,
-        -(-a.size // 512),
+        -(-a.size // 512) if a.blocks is None else a.blocks,
         *divmod(a.atime_ns, _NS),
         *divmod(a.mtime_ns, _NS),
         *divmod(a.ctime_ns, _NS),
@@ -202,7 +210,8 @@ async def t_statfs(state: State, t: Tstatfs) -> Message:
 async def t_mkdir(state: State, t: Tmkdir) -> Message:
     """Make a directory."""
     fid = state.fids.get(t.dfid)
-    made = await fid.place.directory.mkdir(check_name(t.name), t.mode & 0o7777, fid.ctx)
+    ctx = _maker(fid, t.gid)
+    made = await fid.place.directory.mkdir(check_name(t.name), t.mode & 0o7777, ctx)
     return Rmkdir(made.qid)
 
 
@@ -211,7 +220,8 @@ async def t_symlink(state: State, t: Tsymlink) -> Message:
     fid = state.fids.get(t.dfid)
     if not t.symtgt:
         raise P9Error(errno.ENOENT, "Missing target for symlink!")
-    made = await fid.place.directory.symlink(check_name(t.name), t.symtgt, fid.ctx)
+    ctx = _maker(fid, t.gid)
+    made = await fid.place.directory.symlink(check_name(t.name), t.symtgt, ctx)
     return Rsymlink(made.qid)
 
 
@@ -219,7 +229,8 @@ async def t_mknod(state: State, t: Tmknod) -> Message:
     """Make a device, a pipe or a socket."""
     fid = state.fids.get(t.dfid)
     rdev = (t.major << 8) | t.minor
-    made = await fid.place.directory.mknod(check_name(t.name), t.mode, rdev, fid.ctx)
+    ctx = _maker(fid, t.gid)
+    made = await fid.place.directory.mknod(check_name(t.name), t.mode, rdev, ctx)
     return Rmknod(made.qid)
 
 
@@ -301,12 +312,12 @@ async def t_xattrcreate(state: State, t: Txattrcreate) -> Message:
 
 
 async def t_lock(state: State, t: Tlock) -> Message:
-    """Take or give back a record lock; with the flag, wait for it (Tflush ends that)."""
-    fid = state.fids.get(t.fid)
-    want = _lock(state, t)
-    if t.flags & LOCK_BLOCK:
-        return Rlock(await state.locks.acquire_blocking(fid.node.qid_path, want))
-    return Rlock(state.locks.acquire(fid.node.qid_path, want))
+    """Take or give back a record lock; wait for it where the client does, or let it ask again."""
+    path, want = state.fids.get(t.fid).node.qid_path, _lock(state, t)
+    while (status := state.locks.acquire(path, want)) is LockStatus.BLOCKED:
+        if not t.flags & LOCK_BLOCK or not await state.locks.freed(path):
+            break
+    return Rlock(status)
 
 
 async def t_getlock(state: State, t: Tgetlock) -> Message:

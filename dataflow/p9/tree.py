@@ -60,7 +60,8 @@ class Context:
     """One attach: who attached, to what, over which connection.
 
     `n_uname` is None where the dialect or the client gives no number.  `session` identifies the
-    connection: it is the same object for all attaches on one connection.
+    connection: it is the same object for all attaches on one connection.  `gid` is given with
+    requests of 9P2000.L that make something: the group that it is to have.
     """
 
     uname: str = ""
@@ -68,6 +69,7 @@ class Context:
     n_uname: int | None = None
     peer: Peer = field(default_factory=Peer)
     session: SessionScope = field(default_factory=lambda: SessionScope())
+    gid: int | None = None
 
     @property
     def uid(self) -> int:
@@ -116,6 +118,7 @@ class Attr:
     mtime_ns: int = 0
     ctime_ns: int = 0
     target: str = ""  # of a symbolic link, for the stat of .u
+    blocks: int | None = None  # of 512 bytes that it takes; None: as many as its size needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +246,7 @@ class Node:
         raise P9Error(errno.ENODATA)
 
     async def set_xattr(self, name: str, value: bytes, flags: int, ctx: Context) -> None:
-        """Set an extended attribute; an empty value removes it (as v9fs asks)."""
+        """Set an extended attribute; an empty value and XATTR_REPLACE remove it (as v9fs asks)."""
         raise P9Error(errno.EOPNOTSUPP)
 
 

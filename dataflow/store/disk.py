@@ -17,6 +17,7 @@ from dulwich.repo import Repo
 
 from ..errors import ObjectMissingError, PeerError
 from .base import HEADS, Kind, Oid, RefUpdate
+from .format import check_format, read_shallow
 from .index import History
 from .journal import Journal
 from .loose import LooseWriter, Staged, decode, object_id
@@ -47,6 +48,7 @@ class DiskStore:
         self.path = os.path.abspath(os.fspath(path))
         self.fsync = fsync
         self._repo = _open(self.path, create)
+        self.shallow = read_shallow(self._repo)
         self.git_dir = self._repo.controldir()
         self.common_dir = self._repo.commondir()  # where references lie
         self._writer = LooseWriter(os.path.join(self.common_dir, "objects"))
@@ -179,7 +181,7 @@ class DiskStore:
 
 def _open(path: str, create: bool) -> Repo:
     try:
-        return Repo(path)
+        return check_format(Repo(path))
     except NotGitRepository:
         if not create or (os.path.isdir(path) and os.listdir(path)):
             raise PeerError(f"{path}: expected a Git repository or an empty directory") from None

@@ -85,7 +85,8 @@ class Staged:
         self.publish()
         directories = {os.path.dirname(path) for path in self.paths}
         for directory in directories | {os.path.dirname(d) for d in directories}:
-            fsync_path(directory)
+            with contextlib.suppress(FileNotFoundError):  # packed already, by another git
+                fsync_path(directory)
 
     def abort(self) -> None:
         """Remove what was not published."""
@@ -135,12 +136,13 @@ class LooseWriter:
         directory = os.path.dirname(path)
         name = f"{directory}/tmp_obj_{os.getpid():x}_{next(_counter):x}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        try:
-            fd = os.open(name, flags, 0o444)
-        except FileNotFoundError:
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(directory)
-            fd = os.open(name, flags, 0o444)
+        fd = -1
+        while fd < 0:
+            try:
+                fd = os.open(name, flags, 0o444)
+            except FileNotFoundError:  # it is not there, or `git gc` just removed it, being empty
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(directory)
         try:
             _write_all(fd, octets)
         except BaseException:

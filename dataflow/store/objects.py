@@ -99,6 +99,8 @@ class Objects:
         self, store: Store, *, trees: int = 64 << 20, commits: int = 24 << 20, sizes: int = 8 << 20
     ) -> None:
         self.store = store
+        # The commits at which a shallow clone was cut: their parents are not there.
+        self._shallow: frozenset[Oid] = getattr(store, "shallow", frozenset())
         self._trees: Cache[Oid, Entries] = Cache(trees, _tree_weight)
         self._commits: Cache[Oid, Commit] = Cache(commits, _commit_weight)
         self._sizes: Cache[Oid, int] = Cache(sizes, lambda size: _ITEM_COST)
@@ -141,7 +143,7 @@ class Objects:
             return Commit(
                 oid,
                 raw.tree.decode(),
-                tuple(p.decode() for p in raw.parents),
+                () if oid in self._shallow else tuple(p.decode() for p in raw.parents),
                 _text(raw.author),
                 _text(raw.committer),
                 raw.author_time,

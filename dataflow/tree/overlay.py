@@ -31,7 +31,7 @@ from ..store.objects import (
     Entry,
     Objects,
 )
-from .paths import Path, text
+from .paths import Path, check_link_name, text
 
 FILE_MAX = 1 << 30  # octets of one file; it is held in memory until the commit
 NAME_COST = 512  # octets that a changed file or a new directory costs beside its content
@@ -202,8 +202,8 @@ class Overlay:
         """Make a symbolic link."""
         if not target or b"\0" in target:
             raise UsageError("Missing target for symlink!")
-        if path and path[-1].lower() == b".gitmodules":
-            raise NotPermittedError(f"{text(path)} as a link (fsck gitmodulesSymlink)")
+        if path:
+            check_link_name(path[-1])
         parent, name = self._parent(path)
         self._must_be_free(parent, name, path)
         self._hold(NAME_COST + len(target))
@@ -243,6 +243,8 @@ class Overlay:
     def rename(self, old: Path, new: Path) -> None:
         """Move a file or a directory; rename(2)'s rules for what is at `new`."""
         source = self._get(old)
+        if isinstance(source, Leaf) and source.mode == SYMLINK:
+            check_link_name(new[-1] if new else b"")
         if new[: len(old)] == old:
             if new == old:
                 return

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from ..errors import InvalidNameError
+from ..errors import InvalidNameError, NotPermittedError
 
 NAME_MAX = 255
 PATH_MAX = 4096
@@ -19,6 +19,10 @@ Path = tuple[bytes, ...]
 ROOT: Path = ()
 
 _HFS_IGNORED = re.compile("[\u200c-\u200f\u202a-\u202e\u206a-\u206f\ufeff]")
+_NTFS_GITMODULES = re.compile(
+    rb"(\.gitmodules|gitmod~[1-4]|gi7eba~[1-9]|gi7eb~[1-9]\d|gi7e~[1-9]\d\d)[ .]*([:].*)?",
+    re.IGNORECASE | re.DOTALL,
+)
 _NTFS_DOTGIT = re.compile(rb"(\.git|git~1)[ .]*([:\\].*)?", re.IGNORECASE | re.DOTALL)
 
 
@@ -39,6 +43,16 @@ def _is_dotgit(name: bytes) -> bool:
     if name.isascii():
         return False
     return _HFS_IGNORED.sub("", name.decode("utf-8", "replace")).lower() == ".git"
+
+
+def check_link_name(name: bytes) -> bytes:
+    """Return `name` if a link may have it: `.gitmodules` is none (fsck's `gitmodulesSymlink`)."""
+    plain = (
+        name if name.isascii() else _HFS_IGNORED.sub("", name.decode("utf-8", "replace")).encode()
+    )
+    if _NTFS_GITMODULES.fullmatch(plain):
+        raise NotPermittedError(f"{name!r} as a link (fsck gitmodulesSymlink)")
+    return name
 
 
 def parse(path: str | bytes) -> Path:

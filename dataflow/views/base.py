@@ -34,6 +34,20 @@ def answers(method: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutin
     return wrapped
 
 
+class DirsOnly(Directory):
+    """A directory that only mkdir can add to."""
+
+    mode = 0o755
+
+    async def create(self, name: str, flags: int, mode: int, ctx: Context) -> tuple[Node, Handle]:
+        """Refuse a file."""
+        raise P9Error(errno.EPERM, "Can only contain directories")
+
+    async def symlink(self, name: str, target: str, ctx: Context) -> Node:
+        """Refuse a link."""
+        raise P9Error(errno.EPERM, "Can only contain directories")
+
+
 class FixedDir(Directory):
     """A directory whose files exist by themselves: creating one opens it, as `>` in shells asks."""
 
@@ -71,7 +85,6 @@ class Hub:
         self.repo = repo
         self.empty: dict[str, None] = {}
         self.leases = Leases(repo, limits or Limits())
-        self.remotes: dict[str, str] = {}
 
     def now_ns(self) -> int:
         """Return the present time in nanoseconds, by the repository's clock."""

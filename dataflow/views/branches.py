@@ -9,12 +9,13 @@ from ..errors import ExistsError, NotFoundError
 from ..p9.errors import P9Error
 from ..p9.nodes import StreamFile
 from ..p9.tree import Buffer, Context, Directory, Entry, Node, Qid, path_id
+from ..store.objects import EMPTY_TREE
 from ..tree.paths import ROOT, Path, check_name, text
 from ..tree.tree import find
-from .base import FixedDir, Hub, answers
+from .base import DirsOnly, FixedDir, Hub, answers
 from .files import TextFile, command_file, head_lines, reflog_lines, tree_lines
 from .logs import LogDir, log_file
-from .ro import TreeDir, head_source
+from .ro import TreeDir, commit_or_missing, head_source
 from .transactions import DiffDir, TransactionsDir, tree_differs
 
 _NAMES = (
@@ -33,10 +34,8 @@ _WATCHED = ("tree.live", "log.live", "log")
 Source = Callable[[Context], AsyncIterator[Buffer]]
 
 
-class BranchesDir(Directory):
+class BranchesDir(DirsOnly):
     """The branches whose names begin with `prefix` ("" or "release/")."""
-
-    mode = 0o755
 
     def __init__(self, hub: Hub, prefix: str = "") -> None:
         self._hub = hub
@@ -116,12 +115,19 @@ class BranchDir(FixedDir):
         """Return one of the fixed names."""
         if name not in _NAMES:
             return await BranchesDir(self._hub, self._branch + "/").lookup(name, ctx)
-        return self._node(name)
+        return await self._present(name, ctx)
 
     @answers
     async def entries(self, ctx: Context) -> Sequence[Entry]:
         """Return the fixed names."""
-        return [Entry(name, self._node(name).qid) for name in _NAMES]
+        return [Entry(name, (await self._present(name, ctx)).qid) for name in _NAMES]
+
+    async def _present(self, name: str, ctx: Context) -> Node:
+        """Return the node of a fixed name, its qid with the version it has now."""
+        node = self._node(name)
+        if name in {"head", "ro"}:
+            await node.attr(ctx)
+        return node
 
     @answers
     async def mkdir(self, name: str, mode: int, ctx: Context) -> Node:
@@ -164,7 +170,10 @@ class BranchDir(FixedDir):
         return f"{head or ''}\n".encode()
 
     async def _fast_forward(self, commit: str) -> str:
-        await self._hub.repo.branch(self._branch).fast_forward(commit)
+        repo = self._hub.repo
+        if len(commit) == len(EMPTY_TREE):  # of an id that is well-formed, ENOENT if unknown
+            await repo.worker.read(commit_or_missing, self._hub, commit)
+        await repo.branch(self._branch).fast_forward(commit)
         return ""
 
 

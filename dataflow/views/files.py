@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Generic, Protocol, Self, TypeVar
 
@@ -36,14 +37,19 @@ class TextFile(File):
     @answers
     async def attr(self, ctx: Context) -> Attr:
         """Return mode and the size the text has now."""
-        return Attr(mode=self.kind | self.mode, size=len(await self._content()))
+        return Attr(mode=self.kind | self.mode, size=len(await self._now()))
+
+    async def _now(self) -> bytes:
+        content = await self._content()
+        self.version = zlib.crc32(content)
+        return content
 
     @answers
     async def open(self, flags: int, ctx: Context) -> Handle:
         """Open for reading."""
         if wants_write(flags):
             raise P9Error(errno.EROFS, "Read-only file")
-        return BytesHandle(await self._content())
+        return BytesHandle(await self._now())
 
 
 class EditFile(File):

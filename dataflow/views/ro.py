@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from collections.abc import Callable, Sequence
 
-from ..errors import NotFoundError
+from ..errors import InvalidHashError, NotFoundError
 from ..p9.errors import P9Error
 from ..p9.nodes import BytesHandle
 from ..p9.tree import (
@@ -54,6 +54,7 @@ class TreeDir(Directory):
         entry = find(objects, root, self._path)
         if entry is None or not entry.is_dir:
             raise NotFoundError(text(self._path))
+        self.version = version_of(entry.oid)
         return objects.tree(entry.oid), when
 
     @answers
@@ -78,7 +79,9 @@ class TreeDir(Directory):
 
     def _node(self, name: bytes, entry: git.Entry, when: int) -> Node:
         if entry.is_dir:
-            return TreeDir(self._hub, self._key, self._source, (*self._path, name))
+            below = TreeDir(self._hub, self._key, self._source, (*self._path, name))
+            below.version = version_of(entry.oid)
+            return below
         key: tuple[str | bytes, ...] = (self._key, *self._path, name)
         if entry.mode == git.SUBMODULE:
             return Directory()
@@ -106,7 +109,7 @@ class BlobFile(File):
         self._entry = entry
         self._qid_path = path_id("ro", *key)
         self._when = when
-        self.version = int(entry.oid[:8], 16)
+        self.version = version_of(entry.oid)
         self.mode = 0o555 if entry.mode == git.EXECUTABLE else 0o444
 
     @answers
@@ -133,7 +136,12 @@ class BlobLink(Symlink):
     def __init__(self, key: tuple[str | bytes, ...], entry: git.Entry, target: bytes) -> None:
         super().__init__(target.decode("utf-8", "surrogateescape"))
         self._qid_path = path_id("ro", *key)
-        self.version = int(entry.oid[:8], 16)
+        self.version = version_of(entry.oid)
+
+
+def version_of(oid: Oid) -> int:
+    """Return the version that a qid has for content of this id."""
+    return int(oid[:8], 16)
 
 
 def file_node(hub: Hub, key: tuple[str | bytes, ...], entry: git.Entry, when: int) -> Node:
@@ -160,6 +168,14 @@ def head_source(hub: Hub, branch: str) -> Source:
 def fixed_source(tree: Oid, when: int = 0) -> Source:
     """Return the source of a tree that does not change."""
     return lambda: (tree, when)
+
+
+def commit_or_missing(hub: Hub, name: str) -> git.Commit:
+    """Return a commit; `NotFoundError` for what is none, as a walk wants it.  Blocking."""
+    try:
+        return hub.repo.engine.objects.commit(hub.repo.engine.check_commit(name))
+    except InvalidHashError as err:
+        raise NotFoundError(str(err)) from err
 
 
 def dir_mode(mode: int) -> int:

@@ -10,20 +10,20 @@ import logging
 from collections.abc import Sequence
 
 from ..branch.repository import Repository
-from ..errors import ExistsError, InvalidHashError, NotFoundError, UsageError
+from ..errors import InvalidHashError, UsageError
 from ..p9.errors import P9Error
 from ..p9.nodes import StaticFile
-from ..p9.tree import Context, Directory, Entry, Node
+from ..p9.tree import Context, Directory, Entry, Node, path_id
 from ..store import objects as git
 from ..store.base import Kind, Oid
 from .base import Hub, NamedDir, answers
 from .branches import BranchesDir
 from .files import LETTERS, EditFile, TextFile
 from .lease import LEASE, Limits
-from .ro import TreeDir, file_node, fixed_source
+from .remotes import RemotesDir
+from .ro import TreeDir, commit_or_missing, file_node, fixed_source
 from .transactions import DiffDir, lines, tree_differs
 
-REMOTES_MAX = 256
 _MODES = {letter: mode for mode, letter in LETTERS.items()}
 _LEVELS = {
     "debug": logging.DEBUG,
@@ -32,6 +32,7 @@ _LEVELS = {
     "error": logging.ERROR,
     "quiet": logging.CRITICAL + 1,
 }
+_cut: set[str] = set()  # levels that were cut to nothing: a shell truncates before it writes
 
 
 def repository_root(
@@ -46,7 +47,6 @@ def repository_root(
     with contextlib.suppress(RuntimeError):  # no loop runs: at the first use, then
         asyncio.get_running_loop()
         hub.leases.restore()
-    debug = {"dataflow": debug_dir("dataflow")}
     return NamedDir(
         ("root",),
         {
@@ -55,7 +55,7 @@ def repository_root(
             "trees": TreesDir(hub),
             "commits": CommitsDir(hub),
             "remotes": RemotesDir(hub),
-            "debug": NamedDir(("debug",), {"src": NamedDir(("src",), debug)}),
+            "debug": NamedDir(("debug",), {"src": LoggersDir()}),
         },
     )
 
@@ -137,79 +137,6 @@ class TreesDir(Directory):
         return file_node(self._hub, ("trees", name), git.Entry(mode, oid), 0)
 
 
-class RemotesDir(Directory):
-    """remotes/<R>/url: names for other repositories, in memory for now; fetch is not there yet."""
-
-    mode = 0o755
-
-    def __init__(self, hub: Hub) -> None:
-        self._hub = hub
-
-    def _node(self, name: str) -> Node:
-        remotes = self._hub.remotes
-
-        async def head() -> bytes:
-            return b"\n"
-
-        key = ("remotes", name)
-        return NamedDir(
-            key,
-            {
-                "url": EditFile(
-                    (*key, "url"),
-                    lambda: remotes.get(name, ""),
-                    lambda text: remotes.__setitem__(name, text),
-                ),
-                "head": TextFile((*key, "head"), head),
-            },
-        )
-
-    @answers
-    async def lookup(self, name: str, ctx: Context) -> Node:
-        """Return a remote."""
-        if name not in self._hub.remotes:
-            raise NotFoundError(name)
-        return self._node(name)
-
-    @answers
-    async def entries(self, ctx: Context) -> Sequence[Entry]:
-        """Return the remotes."""
-        return [Entry(name, self._node(name).qid) for name in self._hub.remotes]
-
-    @answers
-    async def mkdir(self, name: str, mode: int, ctx: Context) -> Node:
-        """Add a remote."""
-        if name in self._hub.remotes:
-            raise ExistsError(name)
-        if len(self._hub.remotes) >= REMOTES_MAX:
-            raise UsageError(f"more than {REMOTES_MAX} remotes")
-        self._hub.remotes[name] = ""
-        return self._node(name)
-
-    @answers
-    async def unlink(self, name: str, is_dir: bool, ctx: Context) -> None:
-        """Remove a remote."""
-        if self._hub.remotes.pop(name, None) is None:
-            raise NotFoundError(name)
-
-    @answers
-    async def rename(self, name: str, to: Directory, new_name: str, ctx: Context) -> None:
-        """Rename a remote."""
-        if to is not self:
-            raise P9Error(errno.EXDEV)
-        if new_name in self._hub.remotes:
-            raise ExistsError(new_name)
-        self._hub.remotes[new_name] = self._hub.remotes.pop(name)
-
-
-def commit_or_missing(hub: Hub, name: str) -> git.Commit:
-    """Return a commit; `NotFoundError` for what is none, as a walk wants it.  Blocking."""
-    try:
-        return hub.repo.engine.objects.commit(hub.repo.engine.check_commit(name))
-    except InvalidHashError as err:
-        raise NotFoundError(str(err)) from err
-
-
 def commit_json(commit: git.Commit) -> dict[str, Oid | int | list[Oid]]:
     """Return a commit as JSON has it."""
     return {
@@ -222,28 +149,50 @@ def commit_json(commit: git.Commit) -> dict[str, Oid | int | list[Oid]]:
     }
 
 
+class LoggersDir(Directory):
+    """debug/src: the loggers of this kit, each with its level, which can be written."""
+
+    mode = 0o555
+    _qid_path = path_id("debug", "src")
+
+    async def lookup(self, name: str, ctx: Context) -> Node:
+        """Return the directory of a logger."""
+        if name not in _loggers():
+            raise P9Error(errno.ENOENT)
+        return debug_dir(name)
+
+    async def entries(self, ctx: Context) -> Sequence[Entry]:
+        """Return the loggers there are."""
+        return [Entry(name, debug_dir(name).qid) for name in _loggers()]
+
+
+def _loggers() -> list[str]:
+    known = logging.Logger.manager.loggerDict
+    return ["dataflow", *sorted(name for name in known if name.startswith("dataflow."))]
+
+
 def debug_dir(name: str) -> Directory:
     """Return debug/src/<name>: what it logs, and its level, which can be written."""
-    logger = logging.getLogger(name)
-
-    cut: list[bool] = []
-
-    def get() -> str:
-        if cut:
-            return ""
-        level = logger.getEffectiveLevel()
-        return next((k for k, v in _LEVELS.items() if v >= level), "quiet") + "\n"
-
-    def put(text: str) -> None:
-        word = text.strip()
-        cut.clear()
-        if not word:
-            cut.append(True)  # a shell truncates before it writes
-            return
-        if word not in _LEVELS:
-            raise UsageError(f"level: expected one of {', '.join(_LEVELS)}, found {word!r}")
-        logger.setLevel(_LEVELS[word])
-
     key = ("debug", "src", name)
     doc = StaticFile(f"everything {name} logs\n".encode())
-    return NamedDir(key, {"doc": doc, "level": EditFile((*key, "level"), get, put)})
+    doc._qid_path = path_id(*key, "doc")
+    level = EditFile((*key, "level"), lambda: _level(name), lambda text: _set_level(name, text))
+    return NamedDir(key, {"doc": doc, "level": level})
+
+
+def _level(name: str) -> str:
+    if name in _cut:
+        return ""
+    level = logging.getLogger(name).getEffectiveLevel()
+    return next((k for k, v in _LEVELS.items() if v >= level), "quiet") + "\n"
+
+
+def _set_level(name: str, text: str) -> None:
+    word = text.strip()
+    _cut.discard(name)
+    if not word:
+        _cut.add(name)
+        return
+    if word not in _LEVELS:
+        raise UsageError(f"level: expected one of {', '.join(_LEVELS)}, found {word!r}")
+    logging.getLogger(name).setLevel(_LEVELS[word])

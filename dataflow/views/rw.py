@@ -7,7 +7,7 @@ import stat
 import weakref
 from collections.abc import Sequence
 
-from ..errors import TransactionClosedError
+from ..errors import IsDirectoryError, NotDirectoryError, TransactionClosedError
 from ..p9.const import OpenFlag, QidType
 from ..p9.errors import P9Error
 from ..p9.tree import (
@@ -90,7 +90,8 @@ class RwTree:
     def entry_qid(self, path: Path, mode: int) -> Qid:
         """Return the qid that the node at `path` has."""
         kind = QidType.DIR if stat.S_ISDIR(dir_mode(mode)) else QidType.FILE
-        return Qid(QidType.SYMLINK if mode == git.SYMLINK else kind, 0, self.qid(path))
+        kind = QidType.SYMLINK if mode == git.SYMLINK else kind
+        return Qid(kind, self.lease.times.get(path, 0) & 0xFFFFFFFF, self.qid(path))
 
     def rename(self, old: Path, new: Path) -> None:
         """Move what is at `old`, and every place in it."""
@@ -113,7 +114,20 @@ class RwTree:
             self.touch(place.path, None if change.mtime_ns < 0 else change.mtime_ns)
 
 
-class RwFile(File):
+class _Versioned(Node):
+    """A node whose qid has another version after each change."""
+
+    _tree: RwTree
+    _place: Place
+
+    @property
+    def qid(self) -> Qid:
+        """The node's identity; its number is that of the path it was looked up by."""
+        changed = self._tree.lease.times.get(self._place.path, 0)
+        return super().qid._replace(version=changed & 0xFFFFFFFF)
+
+
+class RwFile(_Versioned, File):
     """A file in a transaction."""
 
     def __init__(self, tree: RwTree, path: Path) -> None:
@@ -187,7 +201,7 @@ class RwLink(Symlink):
             self._tree.setattr(self._place, change)
 
 
-class RwDir(Directory):
+class RwDir(_Versioned, Directory):
     """A directory in a transaction."""
 
     def __init__(self, tree: RwTree, path: Path = ROOT) -> None:
@@ -263,7 +277,7 @@ class RwDir(Directory):
         octets = b"/".join(path)
         there = self._tree.transaction.mode(octets) in {git.DIRECTORY, git.SUBMODULE}
         if there != is_dir:
-            raise P9Error(errno.EISDIR if there else errno.ENOTDIR)
+            raise IsDirectoryError(name) if there else NotDirectoryError(name)
         self._tree.transaction.remove(octets)
         self._tree.lease.times.pop(path, None)
         self._tree.touch(self._place.path)

@@ -13,7 +13,7 @@ from ..p9.tree import Context, Directory, Entry, Node, path_id
 from ..store.base import Oid
 from ..tree.diff import Difference, diff
 from ..tree.paths import check_name
-from .base import FixedDir, Hub, answers
+from .base import DirsOnly, FixedDir, Hub, answers
 from .files import EditFile, TextFile, command_file
 from .lease import Lease
 from .ro import TreeDir, fixed_source
@@ -26,10 +26,8 @@ Differs = Callable[[str], Awaitable[Sequence[Difference]]]
 TreeOf = Callable[[], Oid]
 
 
-class TransactionsDir(Directory):
+class TransactionsDir(DirsOnly):
     """The open transactions of a branch; mkdir opens one."""
-
-    mode = 0o755
 
     def __init__(self, hub: Hub, branch: str) -> None:
         self._hub = hub

@@ -44,13 +44,16 @@ LAYERS = {
         "engine",
         "image",
     ],
-    "dataflow": ["errors", "core", "store", "tree", "branch", "p9", "views", "sync", "aio"],
+    "dataflow": [
+        *("errors", "core", "store", "tree", "sync", "branch", "p9", "fuse", "views", "aio"),
+        "mount",
+    ],
 }
 TOP = ("", "commands", "cli")
 
 SANS_IO = (
     *("vpnstack.wire", "vpnstack.proto", "vpnstack.stack"),
-    *("dataflow.tree", "dataflow.p9"),
+    *("dataflow.tree", "dataflow.p9", "dataflow.fuse"),
     *("hypervisor.queue", "hypervisor.pc", "hypervisor.vhost.messages", "hypervisor.vhost.backend"),
     *("hypervisor.vhost.frontend", "hypervisor.vhost.offer", "hypervisor.vsock"),
 )

@@ -1,27 +1,65 @@
 """The command line: verbs on a repository, exit codes, JSON, and the server's life."""
 
 import asyncio
+import functools
 import json
 import os
 import signal
 import stat
 import subprocess
 import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from dataflow import Repository, Server, repository_root
 from dataflow.aio.client import connect
 from dataflow.cli import main
 
 
+def serving(
+    repo: Path, path: Path, ready: threading.Event, stop: list[Callable[[], object]]
+) -> None:
+    """Serve a repository on a unix socket, in a thread."""
+
+    async def serve() -> None:
+        ended = asyncio.Event()
+        async with Repository.open(repo) as opened, Server(repository_root(opened)) as server:
+            await server.listen_unix(str(path))
+            stop.append(
+                functools.partial(asyncio.get_running_loop().call_soon_threadsafe, ended.set)
+            )
+            ready.set()
+            await ended.wait()
+
+    asyncio.run(serve())
+
+
+@pytest.fixture(params=["git", "server"])
+def where(request, tmp_path) -> Iterator[list[str]]:
+    """Give the option that says where: a repository, or a server in front of it."""
+    if request.param == "git":
+        yield ["--git", str(tmp_path / "r.git")]
+        return
+    ready, stop = threading.Event(), []
+    arguments = (tmp_path / "r.git", tmp_path / "s", ready, stop)
+    thread = threading.Thread(target=serving, args=arguments)
+    thread.start()
+    assert ready.wait(10)
+    yield ["--server", f"unix:{tmp_path / 's'}"]
+    stop[0]()
+    thread.join()
+
+
 @pytest.fixture
-def run(tmp_path):
+def run(where):
     runner = CliRunner()
 
     def call(*args: str, code: int = 0, stdin: bytes = b"") -> str:
-        words = [args[0], "--git", str(tmp_path / "r.git"), *args[1:]]
-        done = runner.invoke(main, words, input=stdin)
+        done = runner.invoke(main, [args[0], *where, *args[1:]], input=stdin)
         assert done.exit_code == code, (done.output, done.exception)
         return done.output
 
@@ -82,13 +120,80 @@ def test_watch_since_the_beginning(run) -> None:
         (["write", "a/../b"], 1, "cannot be a name"),
         (["commit", "nonsense"], 1, "PATH=FILE"),
         (["log", "-n", "0"], 2, "0"),
-        (["serve", "--listen", "tcp:0.0.0.0:0"], 1, "--insecure"),
-        (["serve", "--listen", "nonsense"], 1, "expected unix:PATH"),
+        (["stat", "nope"], 1, "No such file or directory: nope"),
+        (["mv", "nope", "x"], 1, "No such file or directory: nope"),
+        (["rm", "nope"], 1, "No such file or directory: nope"),
+        (["ls", "f"], 1, "Is not a directory: f"),
+        (["write", "f/g"], 1, "Is not a directory: f"),
+        (["branch", "-d", "nope"], 1, "No such file or directory: branch nope"),
+        (["merge", "nope"], 1, "No such file or directory: branch nope"),
+        (["cat", "-b", "0" * 40, "f"], 1, "0000"),
     ],
 )
 def test_errors(run, args, code, says) -> None:
     run("write", "f", stdin=b"1")
     assert says in run(*args, code=code)
+
+
+def test_stat_mv_and_what_is_executable(run, tmp_path) -> None:
+    run("write", "-x", "dir/f", stdin=b"12345")
+    assert run("stat", "dir/f").split()[0::2] == ["executable", "5"]
+    assert json.loads(run("stat", "--json", "dir"))["type"] == "dir"
+    oid = json.loads(run("stat", "--json", "dir/f"))["id"]
+    head = run("mv", "dir", "new/place").strip()
+    assert json.loads(run("stat", "--json", "new/place/f"))["id"] == oid
+    assert json.loads(run("log", "--json", "-n", "1"))["message"] == "mv dir new/place\n"
+    (tmp_path / "x").write_bytes(b"\0\xff")
+    run("write", "new/bin", str(tmp_path / "x"))
+    assert run("diff", head, "main") == "+ new/bin\n"
+    assert json.loads(run("cat", "--json", "new/bin"))["content"] == "\0\udcff"
+    assert run("ls", "-b", head, "new") == "place/\n"
+
+
+def test_a_merge_commit_and_a_conflict_leave_no_transaction(run, where) -> None:
+    run("write", "f", stdin=b"1")
+    run("branch", "b", "main")
+    run("write", "-b", "b", "g", stdin=b"2")
+    run("write", "h", stdin=b"3")
+    assert json.loads(run("merge", "b", "--json", "-m", "why"))["head"]
+    assert json.loads(run("log", "--json", "-n", "1"))["message"] == "why\n"
+    run("write", "-b", "b", "f", stdin=b"4")
+    run("write", "f", stdin=b"5")
+    assert "(f)" in run("merge", "b", "-m", "no", code=3)
+    if where[0] == "--server":
+        assert run("tx") == ""
+    else:
+        assert "--server" in run("tx", code=1)
+
+
+@pytest.mark.parametrize(
+    ("args", "code", "says"),
+    [
+        (["ls"], 1, "expected --git DIR or --server ADDRESS, found neither"),
+        (["ls", "--git", "x", "--server", "y"], 1, "found both"),
+        (["ls", "--server", "nonsense"], 1, "expected unix:PATH or tcp:HOST:PORT"),
+        (["ls", "--server", "unix:/nonexistent/s"], 1, "No such file"),
+        (["ls", "--git", "/nonexistent/r"], 1, "/nonexistent/r"),
+        (["write", "--server", "unix:/x", "--author", "a <b>", "f"], 1, "who connects"),
+        (["serve", "--listen", "tcp:0.0.0.0:0"], 1, "--insecure"),
+        (["serve", "--listen", "nonsense"], 1, "expected unix:PATH"),
+        (["serve", "--listen", "fd://999"], 1, "expected a listening socket"),
+        (["serve", "--auto-push", "x"], 1, "--git"),
+        (["serve", "--listen-prometheus", "x"], 2, "prometheus"),
+        (["mount", "x.git", "/nonexistent/d"], 1, "expected a directory"),
+    ],
+)
+def test_wrong_places(args, code, says) -> None:
+    done = CliRunner().invoke(main, args, env={"DATAFLOW_GIT": None, "DATAFLOW_SERVER": None})
+    assert (done.exit_code, says in done.output) == (code, True), done.output
+    assert code == 2 or len(done.output.splitlines()) == 1
+
+
+def test_places_from_the_environment(tmp_path) -> None:
+    environment = {"DATAFLOW_GIT": str(tmp_path / "r.git")}
+    runner = CliRunner(env=environment)
+    assert runner.invoke(main, ["write", "f"], input=b"x").exit_code == 0
+    assert runner.invoke(main, ["cat", "f"]).output == "x"
 
 
 def start_server(where, ready_fd: int) -> subprocess.Popen:

@@ -6,15 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dataflow.store.objects import EXECUTABLE, FILE
+from dataflow.tree.conflicts import ADD_ADD, ADD_DEL, BOTH_CHANGED, FILE_VS_DIR
 from dataflow.tree.diff import diff
-from dataflow.tree.merge import (
-    ADD_ADD,
-    ADD_DEL,
-    BOTH_CHANGED,
-    FILE_VS_DIR,
-    merge_commits,
-    merge_trees,
-)
+from dataflow.tree.drivers import Drivers
+from dataflow.tree.merge import DEFAULT, Options, merge_commits, merge_trees
 from dataflow.tree.paths import text
 from dataflow.tree.tree import Tree
 
@@ -23,10 +18,10 @@ def files(objects, root):
     return {text(p): objects.blob(e.oid).decode() for p, e in Tree(objects, root).walk()}
 
 
-def merge(base, ours, theirs, driver=None):
+def merge(base, ours, theirs, options=DEFAULT):
     objects = Graph().objects
     got = merge_trees(
-        objects, tree(objects, base), tree(objects, ours), tree(objects, theirs), driver
+        objects, tree(objects, base), tree(objects, ours), tree(objects, theirs), options
     )
     reasons = {text(c.path): c.reason for c in got.conflicts}
     return files(objects, got.tree), reasons
@@ -81,7 +76,8 @@ def test_mode_and_content_merge_apart() -> None:
 
 
 def test_driver_merges_text() -> None:
-    got, reasons = merge({"a": "1"}, {"a": "2"}, {"a": "3"}, lambda p, b, o, t: b + o + t)
+    options = Options(Drivers({"a": lambda b, o, t, path: b + o + t}))
+    got, reasons = merge({"a": "1"}, {"a": "2"}, {"a": "3"}, options)
     assert (got, reasons) == ({"a": "123"}, {})
 
 

@@ -144,7 +144,7 @@ async def test_control_errors_answer_the_write_and_can_be_read(tree, c) -> None:
     await tree.put(f="0")
     await c.mkdir(T)
     assert await refused(c.command(f"{T}/ctl", "frobnicate")) == errno.EINVAL
-    assert await c.read(f"{T}/ctl") == b"Unknown command 'frobnicate'\n"
+    assert await c.read(f"{T}/ctl") == b'Unknown command "frobnicate"\n'
     await c.write(f"{T}/rw/f", b"mine")
     await tree.put(f="theirs")
     assert await refused(c.command(f"{T}/ctl", "commit")) == errno.EBUSY
