@@ -55,7 +55,7 @@ def cells(where: Path, quick: bool) -> list[Cell]:
         "slow": lambda path, n: slower(path, n, 1),
         "slow group": lambda path, n: slower(path, n, WRITERS),
     }
-    count, rounds = (160, 2) if quick else (800, 5)
+    count, rounds = (160, 2) if quick else (480, 5)
     rates: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(rounds):
         for name, run in contestants.items():

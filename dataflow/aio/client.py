@@ -196,7 +196,7 @@ class Client(FidClient):
             return await self.xattr_of(fid, name)
 
     async def set_xattr(self, path: str, name: str, value: bytes, flags: int = 0) -> None:
-        """Set an extended attribute; an empty one with XATTR_REPLACE removes it; .L only."""
+        """Set an extended attribute; an empty value with XATTR_REPLACE removes it; .L only."""
         async with self.walk(path) as fid:
             await self.set_xattr_of(fid, name, value, flags)
 

@@ -19,7 +19,6 @@ from . import accept
 from .direct import Client, Conversation
 from .links import CHUNK, DirectLink, Link, StreamLink, peer_of
 from .socklink import SocketLink
-from .waitlocks import WaitingLocks
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ class Server:
         self.root: RootFactory = _same(root) if isinstance(root, Node) else root
         self.msize = msize
         self._connections_max = connections_max
-        self.locks: LockTable = WaitingLocks()
+        self.locks = LockTable(event=asyncio.Event)
         self._listeners: list[accept.Listener] = []
         self._servers: list[asyncio.Server] = []  # of loops that have no descriptors
         self._paths: list[tuple[str, tuple[int, int]]] = []

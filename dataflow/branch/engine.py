@@ -8,6 +8,7 @@ commit whose message is `Merge`.
 
 from __future__ import annotations
 
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,9 +30,9 @@ from ..errors import (
 from ..store.base import HEADS, Kind, Oid, RefUpdate, Store
 from ..store.objects import EMPTY_TREE, Commit, Objects
 from ..tree.conflicts import Conflict
-from ..tree.history import is_ancestor, passed_from
+from ..tree.history import is_ancestor, passed_from, touching
 from ..tree.merge import DEFAULT, Options, merge_commits
-from ..tree.paths import text
+from ..tree.paths import ROOT, Path, text
 from ..tree.tree import Tree
 from .group import Grouped
 
@@ -113,8 +114,16 @@ class Engine:
         """Return a commit's tree, the empty one for None."""
         return Tree(self.objects, self.objects.commit(commit).tree if commit else EMPTY_TREE)
 
-    def log(self, commit: Oid | None, *, limit: int | None = None) -> Iterator[Commit]:
-        """Yield the branch's own line of commits, newest first (first parents)."""
+    def log(
+        self, commit: Oid | None, *, limit: int | None = None, path: Path = ROOT
+    ) -> Iterator[Commit]:
+        """Yield the branch's own line of commits, newest first (first parents).
+
+        With `path` only those that changed what is there; the first is when it changed last.
+        """
+        if path:
+            yield from itertools.islice(touching(self.objects, commit, path), limit)
+            return
         while commit is not None and limit != 0:
             found = self.objects.commit(commit)
             yield found

@@ -110,10 +110,12 @@ class Branch:
         entries = await self._repo.worker.read(lambda: engine.tree(self.head).entries(parse(path)))
         return sorted(text((name,)) for name in entries)
 
-    async def log(self, limit: int | None = None) -> list[Commit]:
-        """Return the branch's own line of commits, newest first."""
-        engine = self._repo.engine
-        return await self._repo.worker.read(lambda: list(engine.log(self.head, limit=limit)))
+    async def log(self, limit: int | None = None, path: str | bytes = "") -> list[Commit]:
+        """Return the branch's own line of commits, newest first; only what changed `path`."""
+        engine, below = self._repo.engine, parse(path)
+        return await self._repo.worker.read(
+            lambda: list(engine.log(self.head, limit=limit, path=below))
+        )
 
     async def merge(self, other: str, message: str = "", author: str | None = None) -> Committed:
         """Merge a branch or a commit into this one; `MergeConflictError` leaves it as it was."""

@@ -7,7 +7,10 @@ import contextlib
 import functools
 import json
 import os
+import select
+import stat
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
@@ -136,6 +139,29 @@ def write(octets: bytes) -> None:
     """Print octets as they are."""
     sys.stdout.buffer.write(octets)
     sys.stdout.buffer.flush()
+
+
+def end_with_reader() -> None:
+    """Cancel this task when nobody reads our output any more, as `tail -f` ends.
+
+    A stream that waits would else find out at its next line, which may never come.
+    """
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    try:
+        number = sys.stdout.fileno()
+    except OSError:  # no descriptor behind it
+        return
+    if task is None or not stat.S_ISFIFO(os.fstat(number).st_mode):
+        return
+    poll = select.poll()
+    poll.register(number, 0)  # errors and hang-ups alone are told
+
+    def wait() -> None:
+        poll.poll()
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            loop.call_soon_threadsafe(task.cancel)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def say_commit(result: Result, as_json: bool) -> None:

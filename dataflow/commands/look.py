@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from .base import Where, branch_option, command, say, write
+from .base import Where, branch_option, command, end_with_reader, say, write
 from .trees import Commit
 
 
@@ -84,6 +84,7 @@ async def watch(
     dataflow watch --git state.git --json results/
     dataflow watch --server unix:/run/state.sock --since "$LAST" | while read commit paths; do ...
     """
+    end_with_reader()
     async with where.open(create=True) as tree:
         seen = 0
         async for change in tree.watch(branch, path, since):

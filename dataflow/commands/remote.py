@@ -155,38 +155,30 @@ class RemoteTree:
     async def watch(
         self, branch: str, path: str, since: str | None
     ) -> AsyncIterator[dict[str, Any]]:
-        """Yield every commit of the branch's own line that changes the path."""
-        async with await self._client.open(f"branch/{branch}/reflog") as log:
-            last = await self._head(branch)
-            for oid in await self._since(branch, since):
-                async for change in self._change(oid, path):
-                    yield change
+        """Yield every commit that changes the path, from the lossless log of the tree."""
+        nodes = "".join(f"{n.decode(errors='surrogateescape')}.node/" for n in parse(path))
+        place = "live" if since is None else since or "all"
+        await self._make(branch)
+        with _named(f"--since {place}"):
+            log = await self._client.open(f"branch/{branch}/watch/{nodes}log/{place}")
+        async with log:
             rest = b""
             async for piece in log.follow():
                 *lines, rest = (rest + piece).split(b"\n")
-                for oid in (line.decode() for line in lines):
-                    if oid and oid != last:
-                        async for change in self._change(oid, path):
-                            yield change
+                for line in lines:
+                    kind, cursor, commit = f"{line.decode()}  ".split(" ")[:3]
+                    told = await self._change(commit, path) if kind == "commit" else {}
+                    head = {"kind": kind, "commit": commit.strip("-"), "paths": []}
+                    yield {**head, **told, "cursor": cursor}
 
-    async def _since(self, branch: str, since: str | None) -> list[str]:
-        found: list[str] = []
-        if since is not None and await self._head(branch):
-            async for commit in self.log(branch, None):
-                if commit.oid == since:
-                    break
-                found.append(commit.oid)
-        return found[::-1]
-
-    async def _change(self, oid: str, path: str) -> AsyncIterator[dict[str, Any]]:
+    async def _change(self, oid: str, path: str) -> dict[str, Any]:
         c = json.loads(await self._client.read(f"commits/{oid}"))
         if c["parents"]:
             paths = [name for _, name in await self.diff(c["parents"][0], oid, path)]
         else:
             paths = [name async for name in self._files(f"snapshots/{oid}/ro", "")]
             paths = [name for name in paths if _below(name, text(parse(path)))]
-        if paths or not path:
-            yield {"kind": "commit", "cursor": oid, "paths": paths, **c}
+        return {**c, "paths": paths}
 
     async def _files(self, top: str, path: str) -> AsyncIterator[str]:
         for name in sorted(await self._client.listdir(f"{top}/{path}")):

@@ -83,6 +83,7 @@ class Fid:
         "place",
         "remove",
         "requests",
+        "rest",
         "xattr",
     )
 
@@ -93,6 +94,7 @@ class Fid:
         self.handle: Handle | None = None  # of an open file; a directory has none
         self.listing: tuple[Entry, ...] = ()  # of an open directory, as of its last rewind
         self.offset = 0  # 9P2000 directories: the offset at which the next read must go on
+        self.rest = 0  # 9P2000 directories: the room that the last read left over
         self.cookie = 0  # 9P2000 directories: the entry that comes next
         self.remove = False  # ORCLOSE
         self.xattr: XattrRead | XattrWrite | None = None

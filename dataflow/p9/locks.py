@@ -1,9 +1,13 @@
-"""POSIX record locks of Tlock and Tgetlock (fcntl(2)): one table for all clients of a server."""
+"""POSIX record locks of Tlock and Tgetlock (fcntl(2)): one table for all clients of a server.
+
+Who wants to wait for a lock waits until any lock of the file was given back and tries again.
+"""
 
 from __future__ import annotations
 
 import errno
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
 
 from .const import LockStatus, LockType
 from .errors import P9Error
@@ -34,10 +38,22 @@ def span(start: int, length: int) -> tuple[int, int]:
     return start, min(start + length, _END) if length else _END
 
 
-class LockTable:
-    """Locks by qid path, at most `limit` of them."""
+class Event(Protocol):
+    """What `asyncio.Event` is."""
 
-    def __init__(self, limit: int = LOCKS_MAX) -> None:
+    def set(self) -> None:
+        """Wake who waits."""
+
+    async def wait(self) -> object:
+        """Wait until set."""
+
+
+class LockTable:
+    """Locks by qid path, at most `limit` of them; with `event` clients may wait for them."""
+
+    def __init__(self, limit: int = LOCKS_MAX, event: Callable[[], Event] | None = None) -> None:
+        self._event = event
+        self._waiting: dict[int, set[Event]] = {}
         self._files: dict[int, list[Lock]] = {}
         self._limit = limit
         self._count = 0
@@ -66,9 +82,19 @@ class LockTable:
         self._store(path, kept)
         return LockStatus.SUCCESS
 
-    async def freed(self, path: int) -> bool:
-        """Wait until the locks on `path` changed; False where there is nothing to wait with."""
-        return False
+    async def acquire_blocking(self, path: int, want: Lock) -> LockStatus:
+        """As `acquire`, but wait while another owner stands in the way."""
+        while (status := self.acquire(path, want)) is LockStatus.BLOCKED and self._event:
+            event = self._event()
+            waiting = self._waiting.setdefault(path, set())
+            waiting.add(event)
+            try:
+                await event.wait()
+            finally:
+                waiting.discard(event)
+                if not waiting and self._waiting.get(path) is waiting:
+                    del self._waiting[path]
+        return status
 
     def release_session(self, session: int) -> None:
         """Drop every lock of a connection that ended."""
@@ -80,6 +106,8 @@ class LockTable:
         if grown > self._limit and grown > self._count:
             raise P9Error(errno.ENOLCK)
         self._count = grown
+        for event in self._waiting.get(path, ()):
+            event.set()
         if locks:
             self._files[path] = locks
         else:

@@ -174,6 +174,8 @@ async def _read_dir(state: State, fid: Fid, offset: int, room: int) -> bytes:
         fid.listing, fid.cookie, fid.offset = tuple(await directory.entries(fid.ctx)), 0, 0
     if offset != fid.offset:
         raise P9Error(errno.EINVAL, "Can't seek in a directory")
+    if offset and room <= fid.rest:  # v9fs asks for what the last answer left of its buffer
+        return b""
     out: list[bytes] = []
     used = 0
     while fid.cookie < len(fid.listing):
@@ -185,7 +187,7 @@ async def _read_dir(state: State, fid: Fid, offset: int, room: int) -> bytes:
         out.append(raw)
         used += len(raw)
         fid.cookie += 1
-    fid.offset = offset + used
+    fid.offset, fid.rest = offset + used, room - used
     return b"".join(out)
 
 

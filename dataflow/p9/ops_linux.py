@@ -13,7 +13,6 @@ from .const import (
     LOCK_BLOCK,
     NOGID,
     GetattrMask,
-    LockStatus,
     LockType,
     OpenFlag,
     SetattrMask,
@@ -312,12 +311,12 @@ async def t_xattrcreate(state: State, t: Txattrcreate) -> Message:
 
 
 async def t_lock(state: State, t: Tlock) -> Message:
-    """Take or give back a record lock; wait for it where the client does, or let it ask again."""
-    path, want = state.fids.get(t.fid).node.qid_path, _lock(state, t)
-    while (status := state.locks.acquire(path, want)) is LockStatus.BLOCKED:
-        if not t.flags & LOCK_BLOCK or not await state.locks.freed(path):
-            break
-    return Rlock(status)
+    """Take or give back a record lock; with the flag, wait for it (Tflush ends that)."""
+    fid = state.fids.get(t.fid)
+    want = _lock(state, t)
+    if t.flags & LOCK_BLOCK:
+        return Rlock(await state.locks.acquire_blocking(fid.node.qid_path, want))
+    return Rlock(state.locks.acquire(fid.node.qid_path, want))
 
 
 async def t_getlock(state: State, t: Tgetlock) -> Message:

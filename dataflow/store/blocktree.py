@@ -19,7 +19,7 @@ from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from dulwich.objects import ObjectID, parse_tree, serialize_tree
+from dulwich.objects import parse_tree
 
 from .base import Oid
 
@@ -185,9 +185,8 @@ def parse(data: bytes) -> dict[bytes, Entry]:
 
 def serialize(entries: Entries) -> bytes:
     """Return the octets of a tree, sorted the way Git sorts."""
-    items = [(name, e.mode, ObjectID(e.oid.encode())) for name, e in entries.items()]
-    items.sort(key=lambda i: order(i[0], i[1]))
-    return b"".join(serialize_tree(items))
+    items = sorted((order(name, e.mode), name, e) for name, e in entries.items())
+    return b"".join([b"%o %b\0%b" % (e.mode, name, bytes.fromhex(e.oid)) for _, name, e in items])
 
 
 def _cut(data: bytes, at: int, end: int) -> list[Block]:

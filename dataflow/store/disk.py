@@ -16,6 +16,7 @@ from dulwich.objects import ObjectID
 from dulwich.repo import Repo
 
 from ..errors import ObjectMissingError, PeerError
+from .background import Foreground
 from .base import HEADS, Kind, Oid, RefUpdate
 from .format import check_format, read_shallow
 from .index import History
@@ -52,8 +53,9 @@ class DiskStore:
         self.git_dir = self._repo.controldir()
         self.common_dir = self._repo.commondir()  # where references lie
         self._writer = LooseWriter(os.path.join(self.common_dir, "objects"))
-        self.history = History(os.path.join(self.common_dir, "dataflow"))
-        self.packer = Packer(self._writer.root, self.common_dir, limit=pack_limit)
+        self._foreground = work = Foreground()
+        self.history = History(os.path.join(self.common_dir, "dataflow"), foreground=work)
+        self.packer = Packer(self._writer.root, self.common_dir, limit=pack_limit, foreground=work)
         self._refs = RefFiles(self._repo, lock_timeout)
         self._refs.on_busy = self._busy
         self._journal = Journal(os.path.join(self.common_dir, "dataflow"))
@@ -101,6 +103,7 @@ class DiskStore:
 
     def put(self, kind: Kind, data: bytes) -> Oid:
         """Keep an object and return its id; durable only after `update`."""
+        self._foreground.busy()
         oid = object_id(kind, data)
         if oid not in self._pending:
             if self._pending_len + len(data) > PENDING_MAX:
@@ -157,10 +160,11 @@ class DiskStore:
         if self.fsync:
             self._journal.open()
             self._refs.mark = self._journal.name
+        size = self._pending_len
         with self._refs.locked(updates) as publish:
             oids = self._commit(updates)
             publish()
-        self.packer.settled(oids)
+        self.packer.settled(oids, size)
         self._reflogs.note(updates)
 
     # The life of the store.

@@ -30,7 +30,8 @@ import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from .background import Breath, Stopped, alone, come_last
+from ..errors import DataflowError
+from .background import Breath, Foreground, Stopped, alone, come_last
 from .base import Link, Oid
 
 log = logging.getLogger(__name__)
@@ -136,14 +137,16 @@ class _File:
 class History:
     """The index of one repository, in the directory `path`; made at the first `add`."""
 
-    def __init__(self, path: str, *, capacity: int = CAPACITY) -> None:
+    def __init__(
+        self, path: str, *, capacity: int = CAPACITY, foreground: Foreground | None = None
+    ) -> None:
         self.path = os.path.join(path, "history")
         self._capacity = capacity
         self._file: _File | None = None
         self._known: dict[Oid, int] = {}  # where parents of what was asked last are
         self._lock = threading.Lock()  # who adds, in this process
         self._tried = False
-        self._breathe = Breath()
+        self._breathe = Breath(foreground)
         self._closed = False
         self._filler: threading.Thread | None = None
 
@@ -278,15 +281,21 @@ class History:
     # Filling in the background.
 
     def follow(self, oid: Oid, read: Callable[[Oid], Link]) -> None:
-        """Make `oid` and all behind it known: at once if only it is new, else in the background."""
-        link = read(oid)
-        if self.add(oid, link.parents, link.time) or self._closed:
-            return
-        if self._filler is None or not self._filler.is_alive():
-            self._filler = threading.Thread(
-                target=self._fill, args=(oid, read), name="dataflow-history", daemon=True
-            )
-            self._filler.start()
+        """Make `oid` and all behind it known: at once if only it is new, else in the background.
+
+        Raises nothing: who calls has committed already.
+        """
+        try:
+            link = read(oid)
+            if self.add(oid, link.parents, link.time) or self._closed:
+                return
+            if self._filler is None or not self._filler.is_alive():
+                self._filler = threading.Thread(
+                    target=self._fill, args=(oid, read), name="dataflow-history", daemon=True
+                )
+                self._filler.start()
+        except (OSError, RuntimeError, DataflowError) as exc:  # RuntimeError: no thread to be had
+            log.warning("index of history %s: %s", self.path, exc)
 
     def _fill(self, oid: Oid, read: Callable[[Oid], Link]) -> None:
         come_last()

@@ -23,7 +23,7 @@ from .syncing import fsync_path
 _counter = itertools.count()
 _KINDS = {b"commit": Kind.COMMIT, b"tree": Kind.TREE, b"blob": Kind.BLOB, b"tag": Kind.TAG}
 _HEADER_MAX = 32
-_STORED_FROM = 64 << 10  # octets of a tree that zlib would spend milliseconds on in vain
+_STORED_FROM = 8 << 10  # octets of a tree that zlib would spend a millisecond on for little
 
 
 def header(kind: Kind, size: int) -> bytes:

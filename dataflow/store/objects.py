@@ -14,7 +14,17 @@ from dulwich.objects import ObjectID, ShaFile
 
 from ..errors import InvalidHashError, ObjectCorruptError
 from .base import Kind, Link, Oid, Store
-from .blocktree import DIRECTORY, EXECUTABLE, FILE, BlockTree, Entries, Entry, differing, parse
+from .blocktree import (
+    DIRECTORY,
+    EXECUTABLE,
+    FILE,
+    BlockTree,
+    Entries,
+    Entry,
+    differing,
+    parse,
+    serialize,
+)
 
 __all__ = [
     "DIRECTORY", "EMPTY_TREE", "EXECUTABLE", "FILE", "SUBMODULE", "SYMLINK",
@@ -23,7 +33,7 @@ __all__ = [
 
 EMPTY_TREE: Oid = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 SYMLINK, SUBMODULE = 0o120000, 0o160000
-BLOCKS_FROM = 8 << 10  # octets of a tree from which on it is kept in blocks
+BLOCKS_FROM = 2 << 10  # octets of a tree from which on it is kept in blocks
 LIKE = 8  # trees of the last reads and writes that a new one may share blocks with
 _ENTRY_COST, _COMMIT_COST, _ITEM_COST, _BLOCK_COST = 350, 1400, 200, 250  # octets in CPython
 
@@ -203,12 +213,7 @@ class Objects:
 
     def put_tree(self, entries: Entries) -> Oid:
         """Keep a tree, sorted the way Git sorts."""
-        items = sorted(
-            (name + b"/" if e.mode == DIRECTORY else name, name, e) for name, e in entries.items()
-        )
-        data = b"".join(
-            [b"%o %b\0%b" % (e.mode, name, bytes.fromhex(e.oid)) for _, name, e in items]
-        )
+        data = serialize(entries)
         oid = self.store.put(Kind.TREE, data)
         if len(data) < BLOCKS_FROM:
             self._trees.put(oid, entries)

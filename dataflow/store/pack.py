@@ -1,11 +1,11 @@
 """Packing in the background, so that loose objects stay bounded and packs few.
 
 Theory of operation.  The store tells which objects it wrote and made reachable.  When these exceed
-`limit`, a thread of low priority writes them into a pack; when the pack is durable, and only then,
-it removes the loose files of the objects that are in it.  Every object was read and its id checked
-on the way; one that is damaged is left where it is.  Objects that others wrote (plain git, another
-process) are packed too, but only when they are older than `grace` seconds: somebody may be about to
-make them reachable, and `git repack -a -d` drops what is packed and not reachable.
+`limit`, or 64 MiB, a thread of low priority writes them into a pack; when the pack is durable, and
+only then, it removes the loose files of the objects that are in it.  Every object was read and its
+id checked on the way; one that is damaged is left where it is.  Objects that others wrote (plain
+git, another process) are packed too, but only when they are older than `grace` seconds: somebody
+may be about to make them reachable, and `git repack -a -d` drops what is packed and not reachable.
 
 Packs are merged geometrically: each is to have twice as many objects as all smaller ones together,
 so their number grows with the logarithm of history, and an object is copied that many times.
@@ -31,7 +31,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from ..errors import ObjectCorruptError
-from .background import Breath, Stopped, alone, come_last
+from .background import Breath, Foreground, Stopped, alone, come_last
 from .base import Oid
 from .loose import decode, object_id
 from .packfile import Deltas, PackWriter, Step
@@ -39,9 +39,11 @@ from .packfile import Deltas, PackWriter, Step
 log = logging.getLogger(__name__)
 
 LIMIT = 2000
+SIZE_LIMIT = 64 << 20  # octets of our loose objects, inflated, from which on they are packed too
 GRACE = 600.0
 MERGE_MAX = 1 << 30
 FACTOR = 2
+PATIENCE = 4  # times the limit, from which on packing takes as much time as writing
 _GC_PID_AGE = 12 * 3600  # seconds after which git takes a gc.pid for a dead one's
 _LEFTOVER_AGE = 24 * 3600
 _UNTOUCHABLE = (".keep", ".promisor", ".bitmap", ".mtimes")
@@ -76,6 +78,7 @@ class Packer:
         merge_max: int = MERGE_MAX,
         clock: Callable[[], float] = time.time,
         step: Step = lambda name: None,
+        foreground: Foreground | None = None,
     ) -> None:
         self.root = root
         self.limit = limit
@@ -87,18 +90,21 @@ class Packer:
         self._clock = clock
         self._step = step
         self._settled: set[Oid] = set()
+        self._size = 0  # octets of these, inflated
         self._others: int | None = None  # loose objects that are not ours to pack now; about
         self._looked = 0.0
         self._lock = threading.Lock()
-        self._breathe = Breath()
+        self._breathe = Breath(foreground)
         self._thread: threading.Thread | None = None
 
     # When.
 
-    def settled(self, oids: Sequence[Oid]) -> None:
-        """Take note of loose objects that a reference leads to now."""
+    def settled(self, oids: Sequence[Oid], size: int = 0) -> None:
+        """Take note of loose objects, `size` octets, that a reference leads to now."""
         with self._lock:
             self._settled.update(oids)
+            self._size += size
+            self._breathe.patient = self._backlog() < PATIENCE
         self._start_if_due()
 
     def written(self, count: int) -> None:
@@ -113,13 +119,19 @@ class Packer:
                 self._others = 256 * len(os.listdir(os.path.join(self.root, "17")))
         return self._others or 0
 
+    def _backlog(self) -> float:
+        """Return how much of ours is loose, in units of the limits."""
+        return max(len(self._settled) / max(1, self.limit), self._size / SIZE_LIMIT)
+
     def _start_if_due(self) -> None:
         if not self.limit or (self._thread is not None and self._thread.is_alive()):
             return
         old = self._estimate() >= self.limit and self._clock() - self._looked > self.grace
-        if len(self._settled) >= self.limit or old:
-            self._thread = threading.Thread(target=self._run, name="dataflow-pack", daemon=True)
-            self._thread.start()
+        if self._backlog() >= 1 or old:
+            thread = threading.Thread(target=self._run, name="dataflow-pack", daemon=True)
+            with contextlib.suppress(RuntimeError):  # no thread to be had: another time
+                thread.start()
+                self._thread = thread
 
     def _run(self) -> None:
         come_last()
@@ -179,6 +191,7 @@ class Packer:
     def _pack_loose(self, grace: float) -> None:
         with self._lock:
             ours, self._settled = self._settled, set()
+            size, self._size = self._size, 0
         found = self._loose()
         before = self._clock() - grace
         chosen = [(mtime, oid) for mtime, oid in found if oid in ours or mtime <= before]
@@ -188,6 +201,7 @@ class Packer:
         except BaseException:
             with self._lock:
                 self._settled |= ours
+                self._size += size
             raise
         self._others = len(found) - len(packed)
         for oid in packed:

@@ -239,7 +239,7 @@ def _entry_header(kind: int, size: int) -> bytes:
 class Deltas:
     """Chooses what a tree is written as a delta of: one of the last few that were written."""
 
-    def __init__(self, *, window: int = 12, depth: int = 40, octets: int = 32 << 20) -> None:
+    def __init__(self, *, window: int = 12, depth: int = 20, octets: int = 32 << 20) -> None:
         self._window = window
         self._depth = depth
         self._octets = octets

@@ -7,7 +7,7 @@ import ctypes
 import os
 from collections.abc import Collection
 
-FEW = 256  # paths up to which each is synced: a whole file system may hold gigabytes of others
+FEW = 32  # paths up to which each is synced: a whole file system may hold gigabytes of others
 
 _libc = ctypes.CDLL(None, use_errno=True)
 

@@ -9,10 +9,13 @@ of another one, so the candidates are checked against each other at the end.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Iterator
 
 from ..errors import HistoryTooDeepError
 from ..store.base import History, Oid
-from ..store.objects import Objects
+from ..store.objects import Commit, Objects
+from .paths import Path
+from .tree import find
 
 FOLLOW_FROM = 1000  # commits walked from which on it is worth to have them in the index
 NEAR = 300  # commits looked at before the whole question is asked
@@ -206,3 +209,15 @@ def _members(objects: Objects, old: Oid | None, new: Oid, limit: int) -> set[Oid
                 if len(seen) > limit:
                     raise HistoryTooDeepError(f"more than {limit} commits behind {new}")
     return seen
+
+
+def touching(objects: Objects, head: Oid | None, path: Path) -> Iterator[Commit]:
+    """Yield the commits of a branch's own line that changed what is at `path`, newest first."""
+    here = objects.commit(head) if head is not None else None
+    found = find(objects, here.tree, path) if here is not None else None
+    while here is not None:
+        above = objects.commit(here.parents[0]) if here.parents else None
+        before = find(objects, above.tree, path) if above is not None else None
+        if before != found:
+            yield here
+        here, found = above, before

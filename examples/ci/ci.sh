@@ -8,23 +8,14 @@
 #   tail -f /mnt/branch/ci/COMMIT/transactions/build/rw/ci.log
 set -u
 [ $# -ge 3 ] || { echo "usage: ci.sh MOUNT BRANCH COMMAND..." >&2; exit 2; }
-snapshots=$1/snapshots db=$1/branch branch=$2
+db=$1/branch branch=$2
 shift 2
 
 head_of() { cat "$db/$1/head" 2>/dev/null; }
-
-# Prints the commits of the branch's own line without a result, from where CI began, oldest first.
-todo() {
-    commit=$1 list=
-    while [ -n "$commit" ] && [ -z "$(head_of "ci/$commit")" ]; do
-        list="$commit $list"
-        [ "$commit" != "$start" ] || break
-        commit=$(head -n 1 "$snapshots/$commit/parents")
-    done
-    echo "$list"
-}
+seen() { echo "$1" >"$db/ci/seen/fast-forward"; } 2>/dev/null # not of commits that came by a merge
 
 build() {
+    [ -z "$(head_of "ci/$1")" ] || return 0
     commit=$1 t=$db/ci/$1/transactions/build
     shift
     [ ! -d "$t" ] || echo close >"$t/ctl" # of a run that was killed
@@ -35,12 +26,14 @@ build() {
     echo commit >"$t/ctl" && echo "$commit $verdict"
 }
 
-mkdir -p "$db/$branch" "$db/ci/start"
-while read -r head; do # blocks until the branch moves; what lies between is found by its parents
-    [ -n "$head" ] || continue
-    [ -n "$(head_of ci/start)" ] || echo "$head" >"$db/ci/start/fast-forward"
-    start=$(head_of ci/start)
-    for commit in $(todo "$head"); do build "$commit" "$@"; done
-done <"$db/$branch/head.live"
+mkdir -p "$db/$branch" "$db/ci/seen"
+from=$(head_of ci/seen)
+[ -n "$from" ] || from=$(head_of "$branch") # the first time CI begins at the present head
+[ -z "$from" ] || { seen "$from"; build "$from" "$@"; } || exit 1
+while read -r kind _ commit; do # every commit a line, in order, none missing; waits for more
+    [ "$kind" = commit ] || continue
+    build "$commit" "$@" || exit 1
+    seen "$commit"
+done <"$db/$branch/log/${from:-all}"
 echo "ci: $db is gone" >&2 # mount it and start again: nothing is lost
 exit 1

@@ -146,3 +146,16 @@ def test_watch_is_ended_by_signals_without_a_word(tmp_path: Path, number: signal
         watch.send_signal(number)
         assert watch.stderr.read() == b""
         assert watch.wait(10) in {130, -number}
+
+
+def test_watch_ends_with_its_reader(tmp_path: Path) -> None:
+    git_dir = str(tmp_path / "r.git")
+    dataflow("write", "--git", git_dir, "f", stdin="x")
+    words = [*CLI, "watch", "--git", git_dir, "--since", ""]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watch:
+        assert watch.stdout is not None
+        assert watch.stderr is not None
+        assert watch.stdout.readline()
+        watch.stdout.close()
+        assert watch.stderr.read() == b""
+        assert watch.wait(10) == 130

@@ -45,8 +45,19 @@ LAYERS = {
         "image",
     ],
     "dataflow": [
-        *("errors", "core", "store", "tree", "sync", "branch", "p9", "fuse", "views", "aio"),
-        "mount",
+        *(
+            "errors",
+            "core",
+            "store",
+            "tree",
+            "sync",
+            "branch",
+            "p9",
+            "fuse",
+            "views",
+            "aio",
+            "mount",
+        ),
     ],
 }
 TOP = ("", "commands", "cli")

@@ -228,3 +228,17 @@ def test_pack(run) -> None:
     assert run("pack") == "0 objects packed, 0 packs merged\n"
     assert json.loads(run("pack", "--grace", "0", "--json"))["packed"] == 6
     assert run("cat", "a") == "2"
+
+
+def test_log_of_a_path(run) -> None:
+    heads = [run("write", path, stdin=text).strip() for path, text in (("a", b"1"), ("d/b", b"2"))]
+    heads += [run("write", path, stdin=text).strip() for path, text in (("a", b"3"), ("c", b"4"))]
+
+    def ids(*args: str) -> list[str]:
+        return [json.loads(line)["oid"] for line in run("log", "--json", *args).splitlines()]
+
+    assert ids() == heads[::-1]
+    assert ids("a") == [heads[2], heads[0]]
+    assert ids("-n", "1", "a") == [heads[2]]
+    assert ids("d") == ids("d/b") == [heads[1]]
+    assert ids("none") == []

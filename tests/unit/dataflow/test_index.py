@@ -168,6 +168,19 @@ def test_missing_objects_end_the_filling(tmp_path) -> None:
     assert history.generation("12" * 20) == 0
 
 
+def test_a_commit_does_not_fail_for_the_index(tmp_path, monkeypatch) -> None:
+    store = DiskStore(tmp_path / "r.git", fsync=False)
+    objects = Objects(store)
+    made = chain(store, 2)
+    objects.put_tree({})
+    store.update([RefUpdate(HEADS + "main", None, made[-1])])
+    os.rmdir(tmp_path / "r.git/dataflow") if (tmp_path / "r.git/dataflow").exists() else None
+    (tmp_path / "r.git/dataflow").write_bytes(b"no directory")
+    objects.follow(made[-1])
+    assert store.history.get(made[-1]) is None
+    store.close()
+
+
 @pytest.mark.parametrize("seed", range(3))
 def test_ancestry_and_bases_with_and_without_it(tmp_path, seed) -> None:
     rng = random.Random(seed)

@@ -123,6 +123,19 @@ def test_the_thread_starts_at_the_limit(tmp_path) -> None:
     store.close()
 
 
+def test_large_objects_are_packed_before_they_are_many(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("dataflow.store.pack.SIZE_LIMIT", 50_000)
+    store = DiskStore(tmp_path / "r.git", fsync=False, pack_limit=1000)
+    fill(store, 3)
+    assert store.packer._thread is None
+    made = fill(store, 6, seed=2)
+    assert store.packer._thread is not None
+    store.packer._thread.join()
+    assert len(packs(store)) >= 1
+    check(store, made)
+    store.close()
+
+
 def test_writers_go_on_while_it_packs(tmp_path) -> None:
     store = DiskStore(tmp_path / "r.git", fsync=False, pack_limit=0)
     made = fill(store, 30)

@@ -8,7 +8,7 @@ import pytest
 
 from dataflow.aio.hostdir import host_directory
 from dataflow.aio.remote import remote_root
-from dataflow.p9.const import XATTR_REPLACE, Dialect, LockStatus, LockType, OpenFlag
+from dataflow.p9.const import Dialect, LockStatus, LockType, OpenFlag
 from dataflow.p9.errors import P9Error
 from dataflow.p9.nodes import ControlFile, StaticDir, StaticFile, StreamFile
 from dataflow.p9.tree import SetAttr
@@ -58,7 +58,7 @@ async def test_links(pair, tmp_path):
     await near.set_xattr("f", "user.a", b"value")
     assert await near.get_xattr("f", "user.a") == b"value"
     assert "user.a" in await near.xattrs("f")
-    await near.set_xattr("f", "user.a", b"", XATTR_REPLACE)
+    await near.set_xattr("f", "user.a", b"", os.XATTR_REPLACE)
     assert "user.a" not in await near.xattrs("f")
     assert (await near.statfs()).blocks == (await far.statfs()).blocks
 
