@@ -109,6 +109,8 @@ def failures() -> Iterator[None]:
     try:
         yield
     except (MergeConflictError, ConflictsRemainError) as err:
+        for conflict in getattr(err, "conflicts", ()):
+            click.echo(f"dataflow: {conflict}", err=True)
         _fail(str(err), EXIT_CONFLICT)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

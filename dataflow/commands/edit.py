@@ -7,7 +7,7 @@ from typing import BinaryIO
 
 import click
 
-from ..errors import UsageError
+from ..errors import MergeConflictError, UsageError
 from .base import (
     Where,
     author_option,
@@ -127,9 +127,17 @@ def _put(item: str) -> Put:
 async def merge(
     where: Where, branch: str, message: str, author: str | None, other: str, as_json: bool
 ) -> None:
-    """Merge OTHER, a branch or a commit id, into the branch; exit code 3 on conflicts."""
+    """Merge OTHER, a branch or a commit id, into the branch; exit code 3 on conflicts.
+
+    With --git and --json every conflict is a line: path, kind, reason, the three stages.
+    """
     async with where.open(author, create=True) as tree:
-        say_commit(await tree.merge(branch, other, message), as_json)
+        try:
+            say_commit(await tree.merge(branch, other, message), as_json)
+        except MergeConflictError as err:
+            for conflict in err.conflicts if as_json else ():
+                say(conflict.as_json(), "", True)
+            raise
 
 
 @command("branch")

@@ -12,10 +12,11 @@ from ..branch.repository import Repository
 from ..branch.transaction import Transaction
 from ..errors import ConflictsRemainError, MergeConflictError, NotFoundError, UsageError
 from ..store.objects import DIRECTORY, EXECUTABLE, SYMLINK
+from ..tree.patch import deltas, stat, unified
 from ..tree.paths import parse, text
 from ..tree.tree import Tree as GitTree
 from ..tree.tree import find
-from .trees import Commit, Edit, Move, Name, Put, Remove, Result
+from .trees import Commit, Edit, Move, Name, Put, Remove, Result, Shown
 
 KINDS = {DIRECTORY: "dir", EXECUTABLE: "executable", SYMLINK: "link"}
 
@@ -64,15 +65,29 @@ class LocalTree:
         except ConflictsRemainError as err:
             raise MergeConflictError(err.paths, "Changed on both branches") from err
 
-    async def log(self, at: str, limit: int | None) -> AsyncIterator[Commit]:
-        """Yield the own line of commits, newest first."""
+    async def log(self, at: str, limit: int | None, path: str) -> AsyncIterator[Commit]:
+        """Yield the own line of commits, or those of it that changed the path, newest first."""
         engine = self._repo.engine
-        for c in engine.log(engine.resolve(at), limit=limit):
+        for c in engine.log(engine.resolve(at), limit=limit, path=parse(path)):
             yield Commit(c.oid, c.tree, c.parents, c.author, c.author_time, c.message)
 
     async def diff(self, old: str, new: str, path: str) -> Sequence[tuple[str, str]]:
         """Return (status, path) of the files that differ."""
         return [(d.status, text(d.path)) for d in await self._repo.diff(old, new, path)]
+
+    async def deltas(self, old: str, new: str, path: str, renames: bool) -> Sequence[Shown]:
+        """Return the files that differ, with renames and what their lines say."""
+        objects = self._repo.engine.objects
+        shown = []
+        for d in deltas(objects, tuple(await self._repo.diff(old, new, path)), renames=renames):
+            lines = stat(objects, d)
+            shown.append(
+                Shown(
+                    d.line(None), d.as_json(None), d.line(lines), d.as_json(lines),
+                    unified(objects, d),
+                )
+            )  # fmt: skip
+        return shown
 
     async def branches(self) -> dict[str, str]:
         """Return all branches with their heads."""

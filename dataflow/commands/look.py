@@ -47,10 +47,11 @@ async def stat(where: Where, branch: str, path: str, as_json: bool) -> None:
 @command("log")
 @branch_option
 @click.option("-n", "limit", type=click.IntRange(1), help="At most so many.")
-async def log(where: Where, branch: str, limit: int | None, as_json: bool) -> None:
-    """List the branch's own commits, newest first."""
+@click.argument("path", default="")
+async def log(where: Where, branch: str, limit: int | None, path: str, as_json: bool) -> None:
+    """List the branch's own commits, or those that changed PATH, newest first."""
     async with where.open() as tree:
-        async for c in tree.log(branch, limit):
+        async for c in tree.log(branch, limit, path):
             say(_commit_json(c), f"{c.oid} {c.message.partition(chr(10))[0]}", as_json)
 
 
@@ -59,13 +60,34 @@ def _commit_json(c: Commit) -> dict[str, Any]:
 
 
 @command("diff")
+@click.option("-M", "--renames", is_flag=True, help="Show removed and added files as renamed.")
+@click.option("--stat", "as_stat", is_flag=True, help="Count added and removed lines.")
+@click.option("-p", "--patch", "as_patch", is_flag=True, help="The unified format of `git apply`.")
 @click.argument("old")
 @click.argument("new")
 @click.argument("path", default="")
-async def diff(where: Where, old: str, new: str, path: str, as_json: bool) -> None:
-    """List the files that differ between two branches or commits: + added, - removed, * changed."""
+async def diff(
+    where: Where, renames: bool, as_stat: bool, as_patch: bool, old: str, new: str, path: str,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """List the files that differ between two branches or commits.
+
+    \b
+    + added, - removed, * changed; with -M also > renamed, as OLD => NEW
+    dataflow diff --git state.git -M --stat main topic
+    dataflow diff --git state.git -p main topic results/ | git apply
+    """
     signs = {"A": "+", "D": "-"}
     async with where.open() as tree:
+        if renames or as_stat or as_patch:
+            for shown in await tree.deltas(old, new, path, renames):
+                if as_patch and not as_json:
+                    write(shown.patch)
+                elif as_stat:
+                    say(shown.counted, shown.counted_line, as_json)
+                else:
+                    say(shown.told, shown.line, as_json)
+            return
         for status, name in await tree.diff(old, new, path):
             say({"path": name, "status": status}, f"{signs.get(status, '*')} {name}", as_json)
 

@@ -26,7 +26,7 @@ from ..p9.const import OpenFlag
 from ..p9.errors import P9Error
 from ..p9.tree import SetAttr
 from ..tree.paths import parse, text
-from .trees import Commit, Edit, MakeDir, Move, Name, Put, Remove, Result
+from .trees import Commit, Edit, MakeDir, Move, Name, Put, Remove, Result, Shown
 
 _HASH = re.compile("[0-9a-f]{40}")
 _FIXED = frozenset(("head", "head.live", "ro", "transactions"))
@@ -98,8 +98,10 @@ class RemoteTree:
                 raise MergeConflictError(tuple(conflicts), "Changed on both branches")
             return await self._commit(branch, t)
 
-    async def log(self, at: str, limit: int | None) -> AsyncIterator[Commit]:
-        """Yield the own line of commits, newest first."""
+    async def log(self, at: str, limit: int | None, path: str) -> AsyncIterator[Commit]:
+        """Yield the own line of commits, newest first; a path is refused: it would walk it all."""
+        if path:
+            raise UsageError("log PATH walks history where it is: expected --git DIR")
         oid = await self._resolve(at)
         while oid and limit != 0:
             c = json.loads(await self._client.read(f"commits/{oid}"))
@@ -116,6 +118,10 @@ class RemoteTree:
         )
         found = [(_STATUS.get(line[:1], "M"), line[2:]) for line in lines.split("\n")[:-1]]
         return [(status, name) for status, name in found if _below(name, text(parse(path)))]
+
+    async def deltas(self, old: str, new: str, path: str, renames: bool) -> Sequence[Shown]:
+        """Refuse: a server tells names only."""
+        raise UsageError("diff -M, --stat and -p read the objects: expected --git DIR")
 
     async def branches(self) -> dict[str, str]:
         """Return all branches with their heads."""

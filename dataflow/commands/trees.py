@@ -63,6 +63,16 @@ class Commit(NamedTuple):
     message: str
 
 
+class Shown(NamedTuple):
+    """A file that differs: the line and the JSON without and with counts of lines, the patch."""
+
+    line: str
+    told: dict[str, Any]
+    counted_line: str
+    counted: dict[str, Any]
+    patch: bytes
+
+
 class Tree(Protocol):
     """A repository's branches; branches and commits are named alike where both will do."""
 
@@ -81,11 +91,14 @@ class Tree(Protocol):
     async def merge(self, branch: str, other: str, message: str) -> Result:
         """Merge a branch or a commit into a branch."""
 
-    def log(self, at: str, limit: int | None) -> AsyncIterator[Commit]:
-        """Yield the own line of commits, newest first."""
+    def log(self, at: str, limit: int | None, path: str) -> AsyncIterator[Commit]:
+        """Yield the own line of commits, or those of it that changed the path, newest first."""
 
     async def diff(self, old: str, new: str, path: str) -> Sequence[tuple[str, str]]:
         """Return (status, path) of the files that differ."""
+
+    async def deltas(self, old: str, new: str, path: str, renames: bool) -> Sequence[Shown]:
+        """Return the files that differ, with renames and what their lines say."""
 
     async def branches(self) -> dict[str, str]:
         """Return all branches with their heads, "" for one without commits."""

@@ -26,10 +26,10 @@ class Reflogs:
     def __init__(self, repo: Repo, get: Get) -> None:
         self._top = os.path.join(repo.commondir(), "logs")
         self._get = get
-        wanted = repo.get_config_stack()
         try:
+            wanted = repo.get_config_stack()
             self._all = wanted.get((b"core",), b"logallrefupdates").lower() in {b"true", b"always"}
-        except KeyError:
+        except (KeyError, PermissionError):  # HOME may be another user's: `sudo -u`, a service
             self._all = not repo.bare
 
     def note(self, updates: Sequence[RefUpdate]) -> None:

@@ -1,7 +1,7 @@
 """Auto-push: another repository is kept at what ours has, some seconds behind.
 
 A commit marks its branch; `debounce` seconds after the first mark everything marked goes in one
-push.  What fails stays marked and is tried again after 2, 4, 8 ... seconds.  Nothing is written
+push.  What fails stays marked and is tried again after 4, 8, 16 ... seconds.  Nothing is written
 down: at its start every branch is marked, and a push compares references, so a restart misses
 nothing and sends nothing twice.  Branches that were deleted here stay there.
 """

@@ -29,7 +29,8 @@ from .lines import Budget
 from .paths import Path
 from .textmerge import MARKER_SIZE, Favor, Labels, Style, is_binary, merge_text
 
-SIZE_MAX = 16 << 20  # larger files are not merged by lines
+SIZE_MAX = 16 << 20  # octets on the three sides; more are not merged by lines
+LINES_MAX = 1_000_000  # likewise
 
 Driver = Callable[[bytes, bytes, bytes, str], bytes | Conflict]
 TheirsNewer = Callable[[], bool | None]
@@ -62,10 +63,9 @@ class BuiltIn:
 
 
 def _text(r: Request) -> bytes | Conflict:
-    if any(is_binary(data) for data in (r.base, r.ours, r.theirs)):
-        return Conflict(f"{r.path}: binary files differ", Kind.BINARY)
-    if len(r.base) + len(r.ours) + len(r.theirs) > SIZE_MAX:
-        return Conflict(f"{r.path}: more than {SIZE_MAX} octets, not merged by lines", Kind.BINARY)
+    refused = _refused(r)
+    if refused is not None:
+        return refused
     merged = merge_text(
         r.base, r.ours, r.theirs,
         style=r.style, labels=r.labels, marker_size=r.marker_size, join=False, budget=Budget(),
@@ -76,14 +76,22 @@ def _text(r: Request) -> bytes | Conflict:
     return Conflict(f"{r.path}: both changed {places}", Kind.CONTENT, marked=merged.data)
 
 
+def _refused(r: Request) -> Conflict | None:
+    """Return the conflict of what is not merged by lines."""
+    sides = (r.base, r.ours, r.theirs)
+    if any(is_binary(data) for data in sides):
+        return Conflict(f"{r.path}: binary files differ", Kind.BINARY)
+    if sum(map(len, sides)) > SIZE_MAX or sum(data.count(b"\n") for data in sides) > LINES_MAX:
+        return Conflict(f"{r.path}: too large to be merged by lines", Kind.BINARY)
+    return None
+
+
 def _binary(r: Request) -> bytes | Conflict:
     return Conflict(f"{r.path}: both changed it, and it is not merged", Kind.BINARY)
 
 
 def _union(r: Request) -> bytes | Conflict:
-    if any(is_binary(data) for data in (r.base, r.ours, r.theirs)):
-        return _binary(r)
-    return merge_text(r.base, r.ours, r.theirs, favor=Favor.UNION, join=False).data
+    return _refused(r) or merge_text(r.base, r.ours, r.theirs, favor=Favor.UNION, join=False).data
 
 
 def _json(r: Request) -> bytes | Conflict:

@@ -22,7 +22,7 @@ from typing import Any
 from .lines import Budget, difference
 from .textmerge import hunks_of
 
-SIZE_MAX = 8 << 20
+SIZE_MAX = 4 << 20
 _KEYS = ("id", "key", "name")
 _MISSING: Any = type("Missing", (), {"__repr__": lambda self: "missing"})()
 

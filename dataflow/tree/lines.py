@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
-STEPS_MAX = 2_000_000  # about a second
+STEPS_MAX = 4_000_000  # about two seconds
 _COST_MIN = 256
 _COMMON_MAX = 1024
 _WINDOW = 100
@@ -271,9 +271,10 @@ def _candidates(
     A line is sorted by how often the other side has it: never (0), some times (1), often (2).
     """
     limit = min(_root(len(lines)), _COMMON_MAX)
-    found = bytearray(
-        0 if (n := others[lines[i]]) == 0 else 2 if n >= limit else 1 for i in range(start, end)
-    )
+    counts = [others[line] for line in lines[start:end]]
+    if 0 not in counts and max(counts, default=0) < limit:
+        return list(range(start, end))
+    found = bytearray([0 if n == 0 else 2 if n >= limit else 1 for n in counts])
     out = []
     for at, kind in enumerate(found):
         if kind == 1 or (kind == 2 and not _among_new(found, at)):

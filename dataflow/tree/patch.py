@@ -12,12 +12,24 @@ from dataclasses import dataclass
 from ..store.objects import SUBMODULE, Entry, Objects
 from .diff import Difference
 from .lines import Budget, Change, difference, split_lines
-from .paths import Path
+from .paths import Path, text
 from .renames import find_renames
 from .textmerge import is_binary
 
 CONTEXT = 3
 _ESCAPES = {7: "a", 8: "b", 9: "t", 10: "n", 11: "v", 12: "f", 13: "r", 34: '"', 92: "\\"}
+
+
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """Lines added and removed; `binary` files have none."""
+
+    added: int
+    removed: int
+    binary: bool
+
+    def __str__(self) -> str:
+        return "binary" if self.binary else f"+{self.added} -{self.removed}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +52,22 @@ class Delta:
         """Both entries."""
         return self.old, self.new
 
+    def line(self, lines: Stat | None = None) -> str:
+        """Return DataKit's line, a sign and the path; with `lines` also their numbers."""
+        sign = {"A": "+", "D": "-", "R": ">"}.get(self.status, "*")
+        name = text(self.new_path)
+        if self.percent is not None:
+            name = f"{text(self.old_path)} => {name} ({self.percent}%)"
+        return f"{sign} {name}" + (f" {lines}" if lines else "")
 
-@dataclass(frozen=True, slots=True)
-class Stat:
-    """Lines added and removed; `binary` files have none."""
-
-    added: int
-    removed: int
-    binary: bool
+    def as_json(self, lines: Stat | None = None) -> dict[str, object]:
+        """Return what `--json` prints."""
+        found: dict[str, object] = {"path": text(self.new_path), "status": self.status}
+        if self.percent is not None:
+            found |= {"from": text(self.old_path), "percent": self.percent}
+        if lines is not None:
+            found |= {"added": lines.added, "removed": lines.removed, "binary": lines.binary}
+        return found
 
 
 def deltas(objects: Objects, found: Sequence[Difference], *, renames: bool) -> list[Delta]:
@@ -57,7 +77,8 @@ def deltas(objects: Objects, found: Sequence[Difference], *, renames: bool) -> l
         removed = {d.path: d.old for d in found if d.old and d.new is None}
         added = {d.path: d.new for d in found if d.new and d.old is None}
         pairs = {r.new: r for r in find_renames(objects, removed, added)}
-    moved = {r.old: d.old for r in pairs.values() for d in found if d.path == r.old}
+    olds = {r.old for r in pairs.values()}
+    moved = {d.path: d.old for d in found if d.path in olds}
     out = []
     for d in found:
         rename = pairs.get(d.path)

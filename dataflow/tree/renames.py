@@ -6,7 +6,8 @@ the other side changed matter (`relevant`): for the others the merge is the same
 the rename.  A file whose last name is unique among removed and among added ones is paired if it
 is alike by 75 %; then every removed file is compared with every added one, and the most alike
 pairs of at least 50 % are taken, best first.  Where the table of pairs would have more than
-`limit` squared cells this last step is left out, and behind `OCTETS_MAX` octets nothing is alike.
+`limit` squared cells this last step is left out, and behind `OCTETS_MAX` octets or `WORK_MAX`
+pieces nothing is alike.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from .textmerge import is_binary
 
 LIMIT = 400
 OCTETS_MAX = 64 << 20
+WORK_MAX = 20_000_000  # pieces compared: some seconds
 EMPTY_BLOB: Oid = "e69de29bb2d1d6434b8b29ae775ad8c2e48c5391"
 _PER_TARGET = 4  # so many candidates a target are kept
 _REGULAR = (FILE, EXECUTABLE)
@@ -52,6 +54,7 @@ class _Finder:
     limit: int
     least: int
     octets: int = 0  # read so far
+    work: int = 0  # pieces compared so far
     found: list[Rename] = field(default_factory=list)
     cache: dict[Oid, tuple[Pieces, int]] = field(default_factory=dict)
 
@@ -103,7 +106,10 @@ class _Finder:
         sizes = self.objects.size(a.oid), self.objects.size(b.oid)
         if not possible(*sizes, self.least) or self.octets > OCTETS_MAX:
             return 0
+        if self.work > WORK_MAX:
+            return 0
         (x, old_size), (y, new_size) = self._pieces(a.oid), self._pieces(b.oid)
+        self.work += min(len(x), len(y))
         return score(x, old_size, y, new_size)
 
     def _pieces(self, oid: Oid) -> tuple[Pieces, int]:

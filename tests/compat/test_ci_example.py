@@ -66,6 +66,11 @@ class Project:
         assert git(self.repo, "log", "-1", "--format=%s", branch) == verdict
         return verdict, git(self.repo, "show", f"{branch}:ci.log")
 
+    def results(self) -> set[str]:
+        """Return the branches of results with their heads."""
+        lines = git(self.repo, "for-each-ref", "refs/heads/ci").splitlines()
+        return {line for line in lines if "ci/seen" not in line}
+
     def fifo(self, name: str) -> Path:
         """Make a FIFO that builds find below $STATE."""
         os.mkfifo(self.state / name)
@@ -121,6 +126,29 @@ def test_the_log_can_be_read_while_it_grows(project: Project) -> None:
     assert project.result(commit) == ("PASSED", "first\nsecond\nlast")
 
 
+def test_commits_that_come_by_a_merge_are_built(project: Project) -> None:
+    start = project.push(GOOD)
+    with project.ci() as ci:
+        assert verdicts(ci, 1) == [f"{start[0]} PASSED"]
+    git(project.clone, "checkout", "-q", "-b", "side")
+    (project.clone / "side").write_text("x")
+    git(project.clone, "add", "-A")
+    git(project.clone, "commit", "-q", "-m", "side")
+    side = git(project.clone, "rev-parse", "HEAD")
+    git(project.clone, "checkout", "-q", "main")
+    (project.clone / "build.sh").write_text(BAD)
+    git(project.clone, "commit", "-q", "-a", "-m", "own")
+    own = git(project.clone, "rev-parse", "HEAD")
+    git(project.clone, "merge", "-q", "-m", "merge", "side")
+    merge = git(project.clone, "rev-parse", "HEAD")
+    git(project.clone, "push", "-q", "origin", "main")
+    with project.ci() as ci:
+        told = verdicts(ci, 3)
+    assert sorted(told[:2]) == sorted([f"{side} PASSED", f"{own} FAILED"])
+    assert told[2] == f"{merge} FAILED"
+    assert len(project.results()) == 4
+
+
 RUNS = "echo run >> $STATE/runs; n=$(wc -l < $STATE/runs); cat $STATE/gate.$n; echo end $n\n"
 
 
@@ -143,13 +171,12 @@ def test_killed_in_the_middle_and_started_again(project: Project) -> None:
             f"{commits[2]} FAILED",
         ]
     assert project.result(commits[0]) == ("PASSED", "end 2")
-    results = git(project.repo, "for-each-ref", "refs/heads/ci")
+    results = project.results()
     with project.ci() as ci:
         commits += project.push(GOOD)
         assert verdicts(ci, 1) == [f"{commits[3]} PASSED"]
     assert (project.state / "runs").read_text() == "run\n" * 2
-    old = [line for line in results.splitlines() if line in git(project.repo, "for-each-ref")]
-    assert old == results.splitlines()
+    assert project.results() > results
     git(project.repo, "fsck", "--strict")
 
 

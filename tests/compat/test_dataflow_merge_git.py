@@ -17,8 +17,10 @@ import pytest
 from dataflow.store.disk import DiskStore
 from dataflow.store.objects import EXECUTABLE, FILE, SYMLINK, Objects
 from dataflow.tree.conflicts import Conflict, Kind
+from dataflow.tree.diff import diff
 from dataflow.tree.merge import Options, merge_commits
 from dataflow.tree.overlay import Overlay
+from dataflow.tree.patch import deltas, unified
 from dataflow.tree.paths import parse, text
 from dataflow.tree.textmerge import Favor, Labels, Style, merge_text
 from dataflow.tree.tree import find
@@ -216,6 +218,10 @@ def check(history: History, ours: str, theirs: str, note: object) -> bool:
     assert {text(c.path) for c in got.conflicts} == expected, (note, stages, got.conflicts)
     if not expected:
         assert got.tree == tree, note
+    for conflict in got.conflicts:  # what is left in the file, markers and labels included
+        if conflict.marked is not None and conflict.kind is not Kind.RENAME_ADD:
+            found = (find(history.objects, t, conflict.path) for t in (tree, got.tree))
+            assert len(set(found)) == 1, (note, conflict)
     return not expected
 
 
@@ -256,3 +262,38 @@ def test_criss_cross_histories_merge_as_git_does(tmp_path: Path, block: int) -> 
         y = history.commit(edited(rng, joined[1], rng.choice([0, 1, 2])), b, a)
         clean += check(history, x, y, seed)
     assert 5 < clean < 48
+
+
+def test_git_finds_the_same_renames_and_applies_our_patches(tmp_path: Path) -> None:
+    history = History(tmp_path / "r")
+    git = ["git", "-C", str(history.where)]
+    env = {**ENV, "GIT_INDEX_FILE": str(tmp_path / "index")}
+    renamed = 0
+    for seed in range(40):
+        rng = random.Random(seed)
+        base = {n: (FILE, lines_of(rng)) for n in NAMES[:9]}
+        trees = []
+        for files in (base, edited(rng, base, 12)):
+            files = {p: v for p, v in files.items() if b"\0" not in v[1]}
+            trees.append(history.objects.commit(history.commit(files)).tree)
+        history.store.flush()
+        found = tuple(diff(history.objects, *trees))
+        ours = deltas(history.objects, found, renames=True)
+        words = [*git, "diff-tree", "-r", "-M", "--raw", "--no-rename-empty", *trees]
+        lines = subprocess.run(words, env=env, capture_output=True, text=True, check=True)
+        theirs = {tuple(line.split(" ")[4].split("\t")) for line in lines.stdout.splitlines()}
+        said = {
+            (f"R{d.percent:03}", text(d.old_path), text(d.new_path))
+            if d.percent is not None
+            else (d.status, text(d.new_path))
+            for d in ours
+        }
+        assert said == theirs, seed
+        renamed += any(d.percent is not None for d in ours)
+        patch = b"".join(unified(history.objects, d) for d in ours)
+        subprocess.run([*git, "read-tree", trees[0]], env=env, check=True)
+        if patch:
+            subprocess.run([*git, "apply", "--cached"], input=patch, env=env, check=True)
+        tree = subprocess.run([*git, "write-tree"], env=env, capture_output=True, check=True)
+        assert tree.stdout.decode().strip() == trees[1], seed
+    assert renamed > 5

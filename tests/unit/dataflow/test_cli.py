@@ -222,14 +222,18 @@ async def test_serve_until_sigterm(tmp_path) -> None:
     assert not (tmp_path / "s").exists()
 
 
-def test_pack(run) -> None:
+def test_pack(run, where) -> None:
     run("write", "a", stdin=b"1")
     run("write", "a", stdin=b"2")
+    if where[0] == "--server":
+        assert "a server packs by itself" in run("pack", code=1)
+        return
     assert run("pack") == "0 objects packed, 0 packs merged\n"
     assert json.loads(run("pack", "--grace", "0", "--json"))["packed"] == 6
     assert run("cat", "a") == "2"
 
 
+@pytest.mark.parametrize("where", ["git"], indirect=True)
 def test_log_of_a_path(run) -> None:
     heads = [run("write", path, stdin=text).strip() for path, text in (("a", b"1"), ("d/b", b"2"))]
     heads += [run("write", path, stdin=text).strip() for path, text in (("a", b"3"), ("c", b"4"))]
@@ -242,3 +246,22 @@ def test_log_of_a_path(run) -> None:
     assert ids("-n", "1", "a") == [heads[2]]
     assert ids("d") == ids("d/b") == [heads[1]]
     assert ids("none") == []
+
+
+@pytest.mark.parametrize("where", ["git"], indirect=True)
+def test_diff_renames_stat_patch_and_conflicts_as_json(run) -> None:
+    body = b"".join(b"line %d\n" % n for n in range(9))
+    run("write", "old", stdin=body)
+    run("branch", "topic", "main")
+    run("write", "-b", "topic", "new", stdin=body + b"more\n")
+    run("rm", "-b", "topic", "old")
+    assert run("diff", "main", "topic") == "+ new\n- old\n"
+    assert run("diff", "-M", "--stat", "main", "topic") == "> old => new (92%) +1 -0\n"
+    (line,) = run("diff", "-M", "--json", "main", "topic").splitlines()
+    assert json.loads(line) == {"path": "new", "status": "R", "from": "old", "percent": 92}
+    assert run("diff", "-M", "-p", "main", "topic").endswith(" line 7\n line 8\n+more\n")
+    run("write", "old", stdin=body.replace(b"line 8\n", b"line eight\n"))
+    (line, *_) = run("merge", "topic", "--json", code=3).splitlines()
+    found = json.loads(line)
+    assert (found["path"], found["kind"], found["paths"]) == ("new", "content", ["old", "new"])
+    assert found["base"] != found["ours"] != found["theirs"]
