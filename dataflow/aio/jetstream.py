@@ -77,7 +77,7 @@ class JetStreamBridge:
 
     async def _follow(self, branch: str) -> None:
         subject = subject_of(self.prefix, branch)
-        watch = self._repo.watch(branch, since=await self._cursor(subject))
+        watch = self._repo.branch(branch).watch(since=await self._cursor(subject))
         try:
             async for change in watch:
                 await self._publish(subject, change)

@@ -14,7 +14,7 @@ All but `_job` runs in the loop's thread, and one job at a time runs in a reader
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from ..store.base import Oid
 from ..tree.prefixes import Parked, PrefixNode
@@ -25,7 +25,9 @@ from .walk import Record, Walk, Walker, deleted
 from .worker import Worker
 
 LOG_MAX = 1024  # events
-LOG_FILES_MAX = 1 << 16  # changed files in them; the newest event may have more by itself
+LOG_MIN = 64  # that is left of them where many branches are watched
+LOGS_MAX = 1 << 15  # in the logs of all branches
+LOG_FILES_MAX = 1 << 16  # changed files of a log; the newest event may have more by itself
 
 
 class Sleeper(Parked):
@@ -65,7 +67,9 @@ class Sleeper(Parked):
 class Feed:
     """The events of one branch; made with its first watch, closed with its last."""
 
-    def __init__(self, engine: Engine, worker: Worker, branch: str) -> None:
+    def __init__(
+        self, engine: Engine, worker: Worker, branch: str, feeds: Callable[[], int] = lambda: 1
+    ) -> None:
         self.branch = branch
         self.error: Exception | None = None  # of the last look: told to all, then tried again
         self.goal = engine.head(branch)  # the head that the log leads to
@@ -76,7 +80,8 @@ class Feed:
         self._worker = worker
         self._walker = Walker(engine.objects, branch)
         self._walk = Walk.start(Cursor(self.goal))
-        self._ring: list[Record | None] = [None] * LOG_MAX
+        self._feeds = feeds  # how many there are
+        self._log: dict[int, Record] = {}
         self._files = 0
         self._index: dict[Cursor, int] = {}  # the place before each event in the log
         self._gone = self.goal is None
@@ -92,9 +97,7 @@ class Feed:
 
     def record(self, seq: int) -> Record:
         """Return an event of the log, `start` <= `seq` < `end`."""
-        found = self._ring[seq % LOG_MAX]
-        assert found is not None
-        return found
+        return self._log[seq]
 
     def find(self, cursor: Cursor) -> int | None:
         """Return the number of the event behind a place; None if the log does not have it."""
@@ -186,7 +189,7 @@ class Feed:
         for record in records:
             seq = self.end
             self._make_room(len(record.paths))
-            self._ring[seq % LOG_MAX] = record
+            self._log[seq] = record
             self._index[record.before] = seq
             self._files += len(record.paths)
             self.end += 1
@@ -198,14 +201,12 @@ class Feed:
         self._stir()
 
     def _make_room(self, files: int) -> None:
-        while self.end > self.start and (
-            self.end - self.start >= LOG_MAX or self._files + files > LOG_FILES_MAX
-        ):
-            old = self.record(self.start)
+        most = min(LOG_MAX, max(LOG_MIN, LOGS_MAX // self._feeds()))
+        while self._log and (len(self._log) >= most or self._files + files > LOG_FILES_MAX):
+            old = self._log.pop(self.start)
             self._files -= len(old.paths)
             if self._index.get(old.before) == self.start:
                 del self._index[old.before]
-            self._ring[self.start % LOG_MAX] = None
             self.start += 1
 
     def _wake(

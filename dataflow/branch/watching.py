@@ -106,7 +106,8 @@ class Watching:
         feed = self._feeds.get(branch)
         if feed is None:
             self._look_outside(branch)
-            feed = self._feeds[branch] = Feed(self._engine, self._worker, branch)
+            feed = Feed(self._engine, self._worker, branch, lambda: len(self._feeds))
+            self._feeds[branch] = feed
         return feed
 
     def _look_outside(self, branch: str) -> None:

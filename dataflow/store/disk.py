@@ -15,7 +15,7 @@ from dulwich.errors import NotGitRepository
 from dulwich.objects import ObjectID
 from dulwich.repo import Repo
 
-from ..errors import ObjectMissingError, PeerError
+from ..errors import ObjectCorruptError, ObjectMissingError, PeerError
 from .background import Foreground
 from .base import HEADS, Kind, Oid, RefUpdate
 from .format import check_format, read_shallow
@@ -85,6 +85,10 @@ class DiskStore:
                 return decode(oid, f.read())
         except FileNotFoundError:
             return self._get_packed(oid)
+        except ObjectCorruptError:
+            if not self._is_packed(oid):  # else a crash left the file beside the pack
+                raise
+            return self._get_packed(oid)
 
     def _get_packed(self, oid: Oid) -> tuple[Kind, bytes]:
         with self._lock:
@@ -93,6 +97,10 @@ class DiskStore:
             except (KeyError, ValueError):
                 raise ObjectMissingError(oid) from None
         return Kind(number), data
+
+    def _is_packed(self, oid: Oid) -> bool:
+        with self._lock:
+            return self._repo.object_store.contains_packed(ObjectID(oid.encode()))
 
     def has(self, oid: Oid) -> bool:
         """Say whether the object is there."""

@@ -62,6 +62,7 @@ class Guest:
 
     net: Gateway
     gateway: str
+    host: str  # the address that stands for the host's loopback
 
     async def sh(self, script: str, *, deadline: float = SCRIPT) -> str:
         """Run a script; return what it printed.  It ends at the first command that fails."""
@@ -98,7 +99,9 @@ async def boot(made: Image, log: Path) -> AsyncIterator[Guest]:
                 nics=[net.port("vm1")], console_log=console, cmdline="quiet",
             ) as vm:  # fmt: skip
                 await _ready(vm)
-                yield Guest(net, str(net.config.v4.ip))
+                v4, hosts = net.config.v4, net.config.host_addresses()
+                assert v4 is not None
+                yield Guest(net, str(v4.ip), str(hosts[0].ip))
                 await vm.kill()
 
 

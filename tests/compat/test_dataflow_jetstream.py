@@ -128,7 +128,7 @@ async def test_the_server_drops_what_comes_twice(tmp_path, server) -> None:
         await put(repo, "main", b"1")
         async with bridged(repo, url, "main") as bridge:
             await published(bridge, 1)
-            (change,) = [await anext(repo.watch("main", since=""))]
+            (change,) = [await anext(repo.branch("main").watch(since=""))]
             await bridge._publish(subject_of("dataflow", "main"), change)
         assert len(await stored(url, "dataflow.main")) == 1
 

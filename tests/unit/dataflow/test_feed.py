@@ -120,6 +120,24 @@ async def test_log_is_bounded_by_files_too(repo, monkeypatch) -> None:
     assert [c.commit for c in await take(watch, 3)] == made
 
 
+async def test_many_branches_share_the_room(repo, monkeypatch) -> None:
+    monkeypatch.setattr(feeds, "LOGS_MAX", 40)
+    monkeypatch.setattr(feeds, "LOG_MIN", 5)
+    main = repo.branch("main")
+    watch = main.watch()
+    for i in range(20):
+        await put(main, a=str(i))
+    await settle(repo)
+    assert repo.statistics().events_kept == 20
+    others = [repo.branch(f"b{i}").watch() for i in range(9)]
+    made = await put(main, a="x")
+    await settle(repo)
+    assert repo.statistics().events_kept == 5
+    for other in others:
+        other.close()
+    assert (await take(watch, 21))[-1].commit == made
+
+
 async def test_resuming_meets_the_log(repo) -> None:
     main = repo.branch("main")
     made = [await put(main, a=str(i)) for i in range(10)]

@@ -6,10 +6,14 @@ import os
 import random
 import threading
 import zlib
+from pathlib import Path
 
 import pytest
 from dulwich.pack import apply_delta
+from power import PowerCut
+from test_journal import check_all_objects
 
+from dataflow import Repository
 from dataflow.errors import ObjectCorruptError
 from dataflow.store.background import Breath
 from dataflow.store.base import HEADS, Kind, RefUpdate
@@ -17,6 +21,7 @@ from dataflow.store.disk import DiskStore
 from dataflow.store.objects import FILE, Entry, Objects
 from dataflow.store.pack import Packer, geometric
 from dataflow.store.packfile import PackWriter, tree_delta
+from dataflow.tree.history import is_ancestor
 
 MAIN = HEADS + "main"
 STEPS = (
@@ -304,3 +309,49 @@ def test_tree_deltas_are_gits() -> None:
         assert len(delta) < 1500
         assert b"".join(apply_delta(base, delta)) == data
     assert tree_delta(base, rng.randbytes(200_000)) is None
+
+
+def test_a_torn_file_beside_the_pack_does_not_count(store) -> None:
+    made = fill(store, 2)
+    oid = min(made)
+    with open(store._writer.path(oid), "rb") as f:
+        octets = f.read()
+    store.packer.pack()
+    with open(store._writer.path(oid), "wb") as f:
+        f.write(octets[:5])
+    check(store, made)
+
+
+@pytest.mark.parametrize(
+    "seed", [0, 1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(2, 16))]
+)
+def test_power_cut_while_packing(tmp_path, monkeypatch, seed) -> None:
+    """Loose files go only when their pack is durable: every acknowledged commit is whole."""
+    rng = random.Random(seed)
+    repo = Repository.open(tmp_path / "live.git", pack_limit=0)
+    power = PowerCut(tmp_path / "live.git", monkeypatch)
+    cuts: list[tuple[Path, str | None]] = []
+    head: str | None = None
+
+    def maybe(step: str = "") -> None:
+        if rng.random() < 0.06:
+            cuts.append((power.cut(tmp_path / f"cut{len(cuts)}.git", rng), head))
+
+    power.at_sync = repo.engine.store.packer._step = maybe
+    for n in range(25):
+        with repo.branch("main").transaction(f"{n}") as t:
+            for name in rng.sample("abcdef", 2):
+                t.write(f"{rng.choice('xyz')}/{name}", rng.randbytes(rng.choice([10, 4000])))
+        head = t.result.head
+        if rng.random() < 0.4:
+            repo.engine.store.packer.pack()
+    repo.close()
+    power.close()
+    monkeypatch.undo()
+    assert len(cuts) >= 5
+    for where, acknowledged in cuts:
+        after = DiskStore(where, fsync=False, pack_limit=0)
+        now = after.ref(MAIN)
+        assert acknowledged is None or is_ancestor(Objects(after), acknowledged, now)
+        check_all_objects(after)
+        after.close()
