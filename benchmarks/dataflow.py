@@ -21,7 +21,7 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import dataflow_commit, dataflow_merge, dataflow_scale  # noqa: E402
+from benchmarks import dataflow_commit, dataflow_merge, dataflow_p9, dataflow_scale  # noqa: E402
 from benchmarks.harness import BenchmarkError  # noqa: E402
 from benchmarks.report import Report  # noqa: E402
 
@@ -30,6 +30,7 @@ GROUPS = {
     "commit": dataflow_commit.cells,
     "scale": dataflow_scale.cells,
     "merge": dataflow_merge.cells,
+    "p9": dataflow_p9.cells,
 }
 
 

@@ -204,7 +204,7 @@ class FidClient:
         return bytes(out)
 
     async def set_xattr_of(self, source: int, name: str, value: bytes, flags: int = 0) -> None:
-        """Set an extended attribute; an empty value removes it; .L only."""
+        """Set an extended attribute; an empty one with XATTR_REPLACE removes it; .L only."""
         fid, _ = await self.walk_fid(source, ())
         try:
             await self.rpc(Txattrcreate(fid, name, len(value), flags))

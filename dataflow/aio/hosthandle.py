@@ -34,6 +34,7 @@ class Host:
         self.keep_setuid = keep_setuid
 
     def must_write(self) -> None:
+        """Refuse what changes a tree that is read-only."""
         if self.read_only:
             raise P9Error(errno.EROFS)
 

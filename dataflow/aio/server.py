@@ -51,7 +51,6 @@ class Server:
         self._connections_max = connections_max
         self.locks = LockTable(event=asyncio.Event)
         self._listeners: list[accept.Listener] = []
-        self._servers: list[asyncio.Server] = []  # of loops that have no descriptors
         self._paths: list[tuple[str, tuple[int, int]]] = []
         self._live: set[Link] = set()
         self._endings: set[asyncio.Task[None]] = set()
@@ -85,10 +84,6 @@ class Server:
         if not insecure and not accept.is_loopback(host):
             raise UsageError(f"{host} is not a loopback address: expected insecure=True")
         loop = asyncio.get_running_loop()
-        if not _has_descriptors(loop):
-            server = await asyncio.start_server(self.handle, host, port)
-            self._servers.append(server)
-            return _shown(server.sockets[0].getsockname())
         kind, flags = socket.SOCK_STREAM, socket.AI_PASSIVE
         found = await loop.getaddrinfo(host or None, port, type=kind, flags=flags)
         socks = [accept.bind_tcp(info) for info in dict.fromkeys(found)]
@@ -172,8 +167,6 @@ class Server:
         """Stop listening, end all connections, cancel their requests."""
         for listener in self._listeners:
             listener.close()
-        for server in self._servers:
-            server.close()
         for path, ident in self._paths:
             accept.remove_own(path, ident)
         for link in list(self._live):
@@ -181,7 +174,6 @@ class Server:
         while self._endings:
             await asyncio.wait(self._endings)
         self._listeners.clear()
-        self._servers.clear()
         self._paths.clear()
 
     def statistics(self) -> ServerStatistics:
@@ -238,8 +230,3 @@ def _add(sums: list[int], link: Link) -> None:
 
 def _shown(name: tuple[str, int]) -> str:
     return f"tcp:[{name[0]}]:{name[1]}" if ":" in name[0] else f"tcp:{name[0]}:{name[1]}"
-
-
-def _has_descriptors(loop: asyncio.AbstractEventLoop) -> bool:
-    """Tell loops that watch descriptors from those that have sockets of their own (vpnstack)."""
-    return type(loop).add_reader is not asyncio.BaseEventLoop.add_reader

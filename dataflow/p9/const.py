@@ -150,7 +150,6 @@ class LockStatus(enum.IntEnum):
     GRACE = 3
 
 
-LOCK_BLOCK = 1  # the flag of Tlock: wait for it
 AT_REMOVEDIR = 0x200  # the flag of Tunlinkat
 XATTR_CREATE = 1
 XATTR_REPLACE = 2

@@ -115,7 +115,11 @@ def TestOneInput(data: bytes) -> None:
 
 
 def main() -> None:
-    """Run under atheris until stopped."""
+    """Run under atheris until stopped, or COUNT seeds without it."""
+    if len(sys.argv) == 2 and sys.argv[1].isdigit():
+        for seed in range(int(sys.argv[1])):
+            run(random.Random(seed))
+        return
     import atheris
 
     atheris.Setup(sys.argv, TestOneInput)

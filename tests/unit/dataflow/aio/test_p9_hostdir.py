@@ -6,9 +6,11 @@ import errno
 import os
 import socket
 import stat
+import threading
 
 import pytest
 
+from dataflow.aio import hosttree
 from dataflow.aio.hostdir import host_directory
 from dataflow.aio.hosttree import HostDirectory
 from dataflow.p9.const import (
@@ -28,6 +30,7 @@ from dataflow.p9.messages import (
     Tlink,
     Tlock,
     Tmkdir,
+    Tmknod,
     Topen,
     Tread,
     Trenameat,
@@ -204,6 +207,49 @@ async def test_descriptors_are_given_back(pair, root):
     for _ in range(50):
         await c.read("f")
     assert len(os.listdir("/proc/self/fd")) <= before + 6
+
+
+@pytest.mark.parametrize("nowait", [True, False], ids=["openat2", "openat"])
+async def test_a_name_that_turns_into_a_link_leads_nowhere(pair, root, monkeypatch, nowait):
+    """Walks while a directory and a link to the outside change places all the time."""
+    if not nowait:
+        monkeypatch.setattr(hosttree, "lookup_nowait", lambda fd, name: None)
+    (root / "real").mkdir()
+    (root / "real/secret").write_bytes(b"public")
+    (root / "here").mkdir()
+    (root / "here/secret").write_bytes(b"public")
+    os.symlink("..", root / "link")  # ../secret is what must never be read
+    c = await pair.client(await pair.server(host_directory(str(root))))
+    seen, stop = set(), threading.Event()
+
+    def swap():
+        while not stop.is_set():
+            os.rename(root / "here", root / "aside")
+            os.rename(root / "link", root / "here")
+            os.rename(root / "here", root / "link")
+            os.rename(root / "aside", root / "here")
+
+    thread = threading.Thread(target=swap)
+    thread.start()
+    try:
+        for _ in range(300):
+            try:
+                seen.add(await c.read("here/secret"))
+            except P9Error as err:
+                seen.add(err.errno)
+    finally:
+        stop.set()
+        thread.join()
+    assert b"public" in seen
+    assert seen <= {b"public", errno.ENOENT, errno.ENOTDIR}, seen
+
+
+async def test_mknod_is_refused(client, root):
+    for kind in (stat.S_IFCHR, stat.S_IFBLK, stat.S_IFIFO, stat.S_IFSOCK):
+        with pytest.raises(P9Error) as caught:
+            await client.rpc(Tmknod(client.root, "node", kind | 0o666, 1, 3, 0))
+        assert caught.value.errno == errno.EPERM
+    assert not (root / "node").exists()
 
 
 async def test_a_new_file_has_the_mode_and_group_asked_for(client, root):
