@@ -21,13 +21,14 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import dataflow_commit  # noqa: E402
+from benchmarks import dataflow_commit, dataflow_watch  # noqa: E402
 from benchmarks.harness import BenchmarkError  # noqa: E402
 from benchmarks.report import Report  # noqa: E402
 
 # A file of cells adds its line here: a function from a directory and `quick` to cells.
 GROUPS = {
     "commit": dataflow_commit.cells,
+    "watch": lambda where, quick: list(dataflow_watch.cells(quick)),  # in memory
 }
 
 
