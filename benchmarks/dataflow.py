@@ -21,7 +21,13 @@ from statistics import median
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import dataflow_commit, dataflow_merge, dataflow_p9, dataflow_scale  # noqa: E402
+from benchmarks import (  # noqa: E402
+    dataflow_commit,
+    dataflow_merge,
+    dataflow_p9,
+    dataflow_scale,
+    dataflow_watch,
+)
 from benchmarks.harness import BenchmarkError  # noqa: E402
 from benchmarks.report import Report  # noqa: E402
 
@@ -31,6 +37,7 @@ GROUPS = {
     "scale": dataflow_scale.cells,
     "merge": dataflow_merge.cells,
     "p9": dataflow_p9.cells,
+    "watch": lambda where, quick: list(dataflow_watch.cells(quick)),  # in memory
 }
 
 

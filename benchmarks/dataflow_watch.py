@@ -29,7 +29,7 @@ import uvloop
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from benchmarks.harness import Lab, output  # noqa: E402
+from benchmarks.harness import output  # noqa: E402
 from benchmarks.report import Cell, Report  # noqa: E402
 from benchmarks.sheet import finish, options, selected  # noqa: E402
 from dataflow import Repository, Watch  # noqa: E402
@@ -81,7 +81,6 @@ class Fan:
         self.commits = commits
         self.times = Times()
         self.moved_at: dict[str, float] = {}
-        self.order: dict[str, int] = {}
         self.wrong = 0
         self._told = repo.engine.moved
         repo.engine.moved = self._moved
@@ -89,7 +88,6 @@ class Fan:
     def _moved(self, branch: str) -> None:
         head = self.repo.engine.head(branch)
         assert head is not None
-        self.order[head] = len(self.order)
         self.moved_at[head] = time.perf_counter()
         self._told(branch)
 
@@ -99,8 +97,9 @@ class Fan:
         wanted = number if self.own else 0
         while wanted < self.commits:
             change = await anext(watch)
-            self.times.add(time.perf_counter() - self.moved_at[change.commit])
-            self.wrong += self.order[change.commit] != wanted
+            now = time.perf_counter()
+            self.times.add(now - self.moved_at.get(change.commit, now))  # told before the writer
+            self.wrong += int(change.message) != wanted
             wanted += step
         watch.close()
 
@@ -176,7 +175,7 @@ def measure(kind: str, count: int, timeout: float) -> dict[str, float]:
     return found
 
 
-def cells(lab: Lab, quick: bool, wanted: Sequence[str] = ()) -> Iterator[Cell]:
+def cells(quick: bool, wanted: Sequence[str] = ()) -> Iterator[Cell]:
     """Measure; yields a cell for each figure."""
     commits = QUICK_COMMITS if quick else COMMITS
     for kind, name in KINDS.items():
@@ -213,9 +212,8 @@ def main(json_path: Path | None, quick: bool, kind: str, count: int, **chosen: A
             print(json.dumps(uvloop.run(job(f"{directory}/r.git", kind, count))))
         return
     report = Report("dataflow: watches")
-    with Lab() as lab:
-        for cell in cells(lab, quick, chosen["cells"]):
-            report.add(cell)
+    for cell in cells(quick, chosen["cells"]):
+        report.add(cell)
     report.print()
     if json_path is not None:
         report.write(json_path)
