@@ -147,7 +147,8 @@ class DiskStore:
             staged.publish_durably()
             objects = []
         if objects or updates:
-            self._journal.append(objects, updates, sync=bool(updates))
+            written = max((self._refs.written(u.name) for u in updates), default=0)
+            self._journal.append(objects, updates, sync=bool(updates), written=written)
 
     # References.
 

@@ -160,6 +160,7 @@ class Journal:
         self._sync_error: OSError | None = None
         self._touched: set[str] = set()  # where it tells that something is, while these are few
         self.dirty = False  # something is in it that may not be durable in its place
+        self._time = 0  # of the last record: none is older than those before it
 
     @property
     def room(self) -> int:
@@ -208,14 +209,23 @@ class Journal:
         return name, fd
 
     def append(
-        self, objects: Sequence[tuple[Oid, bytes]], updates: Sequence[RefUpdate], *, sync: bool
+        self,
+        objects: Sequence[tuple[Oid, bytes]],
+        updates: Sequence[RefUpdate],
+        *,
+        sync: bool,
+        written: int = 0,
     ) -> None:
-        """Write a record behind the others; with `sync` it is durable, with all before it."""
+        """Write a record behind the others; with `sync` it is durable, with all before it.
+
+        `written` is when the references that it moves were written before: the record is not older.
+        A file's time may be ahead of the clock here (multigrain timestamps, Linux 6.13).
+        """
         self.open()
-        octets = self._record(objects, updates).emit()
+        octets = self._record(objects, updates, written).emit()
         if len(octets) > self._segment - self._at:
             self._turn()
-            octets = self._record(objects, updates).emit()
+            octets = self._record(objects, updates, written).emit()
         self.dirty = True
         write_at(self._fd, octets, self._half * self._segment + self._at)
         if sync:
@@ -225,8 +235,10 @@ class Journal:
         if len(self._touched) <= FEW:
             self._touched |= places(os.path.dirname(self.path), objects, updates)
 
-    def _record(self, objects: Sequence[tuple[Oid, bytes]], updates: Sequence[RefUpdate]) -> Record:
-        now = time.clock_gettime_ns(_COARSE)
+    def _record(
+        self, objects: Sequence[tuple[Oid, bytes]], updates: Sequence[RefUpdate], written: int
+    ) -> Record:
+        now = self._time = max(time.clock_gettime_ns(_COARSE), written, self._time)
         return Record(objects, updates, self._epoch, self._number, now)
 
     def _turn(self) -> None:
