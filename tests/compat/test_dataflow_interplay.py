@@ -60,6 +60,8 @@ def fsck_in_use(path: Path) -> None:
     done = subprocess.run(command, env=ENV, capture_output=True, text=True, check=False)
     for line in (done.stdout + done.stderr).splitlines():
         words = line.split()
+        if "invalid reflog entry" in line:  # of a commit made since, too
+            continue
         assert words[0] == "missing", line
         assert tries(path, "cat-file", "-e", words[2]), line
 
