@@ -219,7 +219,8 @@ async def test_dbench(world: World) -> None:
     load = "head -n 2000 /usr/share/dbench/client.txt >/tmp/load"
     said = await world.run(f"{load}; mkdir /m/loose/db; dbench -t 4 -c /tmp/load -D /m/loose/db 2")
     assert "Throughput" in said, said  # it ends with status 1 when a call fails
-    assert "failed" not in said, said
+    # Its processes meet at a semaphore, which the guest has not; calls of the file system count.
+    assert "failed" not in said.replace("failed to create barrier semaphore", ""), said
     shutil.rmtree(world.top / "db")
 
 
