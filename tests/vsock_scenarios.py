@@ -8,6 +8,7 @@ import hashlib
 import os
 import random
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import uvloop
 
 from hypervisor import Machine, Vsock
 
+PATIENCE = 5.0  # seconds: the kernel takes a moment to forget a thread that has been joined
 BOOT = 120.0  # seconds; under emulation the guest of a guest takes 10 to 20
 PROMPT = b"/ # "
 BODY = random.Random(7).randbytes(3 << 20)
@@ -163,6 +165,9 @@ def nothing_left() -> Iterator[None]:
     uvloop.run(asyncio.sleep(0))  # libuv opens two descriptors for the life of the process
     before = _state()
     yield
+    limit = time.monotonic() + PATIENCE
+    while _state() != before and time.monotonic() < limit:
+        os.sched_yield()
     assert _state() == before
 
 

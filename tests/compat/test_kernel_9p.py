@@ -163,7 +163,7 @@ async def test_git_clone_build_and_push(world: World, where: str) -> None:
         "git -c user.name=g -c user.email=g@g commit -qm built; git push -q origin HEAD:built\n"
         "git status --short"
     )
-    assert said == "sum 123\n"
+    assert said.endswith("sum 123\n")  # make may warn that the host's clock is ahead
     git("-C", str(bare), "fsck", "--strict")
     kept = git("-C", str(bare), "show", "built:prog")
     assert same(kept, (world.top / f"{where}-clone/prog").read_bytes())

@@ -48,9 +48,12 @@ class Guest:
 
     def exit(self) -> Exit:
         """Wait for the one next exit."""
-        wait_readable(self.vm.exit_fd)
-        (found,) = self.vm.exits()
-        return found
+        while True:
+            wait_readable(self.vm.exit_fd)  # it may tell again what was taken already
+            found = self.vm.exits()
+            assert len(found) <= 1, found
+            if found:
+                return found[0]
 
     def answer(self, port: int, value: int) -> None:
         """Answer the next exit, which must read `port`."""
