@@ -248,8 +248,8 @@ def test_a_virtio_console_with_its_size(image: Image) -> None:
             vm.console.resize(132, 50)
             size = "until [ $(stty size | cut -d' ' -f1) = 50 ]; do usleep 50000; done; stty size"
             assert "50 132" in await command(vm, size)
-            text = await command(vm, "seq 20000")
-            numbers = "".join(f"{n}\n" for n in range(1, 20001))
+            text = await command(vm, "seq 2000")
+            numbers = "".join(f"{n}\n" for n in range(1, 2001))
             assert numbers in text
             vm.console.write(b"poweroff -f\n")
             async with asyncio.timeout(30):
