@@ -11,6 +11,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "hypervisor"))
 
+import inputs
 from guest_images import PVH_NOTE, Ram, bz_image, newc, vmlinux
 
 from hypervisor.errors import UsageError
@@ -54,7 +55,4 @@ def fuzz(seed: int, count: int) -> None:
 
 
 if __name__ == "__main__":
-    import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]
-
-    atheris.Setup(sys.argv, TestOneInput)
-    atheris.Fuzz()
+    inputs.main(TestOneInput, fuzz)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
 import socket
@@ -16,6 +15,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parent))
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "hypervisor"))
 
+import inputs
 from fuzz_vhost_messages import _message, _send
 from vhost_driver import FrontEnd, Guest
 
@@ -98,22 +98,8 @@ def TestOneInput(data: bytes) -> None:
 
 def fuzz(seed: int, count: int) -> None:
     """Run `count` front-ends from `seed`."""
-    rng = random.Random(seed)
-    log = logging.getLogger("hypervisor")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        for _ in range(count):
-            TestOneInput(rng.randbytes(16))
-    finally:
-        log.setLevel(level)
+    inputs.seeded(TestOneInput, seed, count)
 
 
-if __name__ == "__main__" and sys.argv[1:2] and sys.argv[1].isdecimal():
-    fuzz(seed=random.randrange(1 << 30), count=int(sys.argv[1]))  # without atheris: asan.sh
-elif __name__ == "__main__":
-    import atheris
-
-    logging.disable()
-    atheris.Setup(sys.argv, TestOneInput)
-    atheris.Fuzz()
+if __name__ == "__main__":
+    inputs.main(TestOneInput, fuzz)

@@ -6,7 +6,6 @@ Whatever it says ends its connection at most: no exception but by design, no des
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
 import socket
@@ -19,6 +18,7 @@ sys.path += [
     str(Path(__file__).parents[1] / "unit" / "hypervisor" / part) for part in ("", "devices")
 ]
 
+import inputs
 from mmio_driver import Bench
 
 from hypervisor.devices.registers import Register
@@ -148,20 +148,8 @@ def TestOneInput(data: bytes) -> None:
 
 def fuzz(seed: int, count: int) -> None:
     """Run `count` inputs from `seed`."""
-    rng = random.Random(seed)
-    log = logging.getLogger("hypervisor")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        for _ in range(count):
-            TestOneInput(rng.randbytes(16))
-    finally:
-        log.setLevel(level)
+    inputs.seeded(TestOneInput, seed, count)
 
 
 if __name__ == "__main__":
-    import atheris
-
-    logging.disable()
-    atheris.Setup(sys.argv, TestOneInput)
-    atheris.Fuzz()
+    inputs.main(TestOneInput, fuzz)

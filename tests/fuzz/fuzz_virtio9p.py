@@ -9,7 +9,6 @@ Whatever happened, a driver that begins anew gets its Tversion answered.
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import struct
@@ -19,6 +18,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "hypervisor"))
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "hypervisor" / "devices"))
 
+import inputs
 from mmio_driver import Bench
 from p9_driver import HEADER, Mount, Script, message, rversion, tversion
 from vhost_driver import GPA
@@ -133,24 +133,8 @@ def TestOneInput(data: bytes) -> None:
 
 def fuzz(seed: int, count: int) -> None:
     """Run `count` devices from `seed`."""
-    rng = random.Random(seed)
-    logs = [logging.getLogger(name) for name in ("hypervisor", "dataflow")]
-    levels = [log.level for log in logs]
-    try:
-        for log in logs:
-            log.setLevel(logging.CRITICAL)
-        for _ in range(count):
-            TestOneInput(rng.randbytes(16))
-    finally:
-        for log, level in zip(logs, levels, strict=True):
-            log.setLevel(level)
+    inputs.seeded(TestOneInput, seed, count)
 
 
-if __name__ == "__main__" and sys.argv[1:2] and sys.argv[1].isdecimal():
-    fuzz(seed=random.randrange(1 << 30), count=int(sys.argv[1]))  # without atheris: asan.sh
-elif __name__ == "__main__":
-    import atheris
-
-    logging.disable()
-    atheris.Setup(sys.argv, TestOneInput)
-    atheris.Fuzz()
+if __name__ == "__main__":
+    inputs.main(TestOneInput, fuzz)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "hypervisor"))
 
+import inputs
 from vhost_driver import GPA, UVA, Guest
 
 from hypervisor.core.memory import GuestMemory
@@ -178,15 +179,8 @@ def _compare(rng: random.Random, one: World, two: World, avail: int) -> None:
 
 def fuzz(seed: int, count: int) -> None:
     """Run `count` cases from `seed`."""
-    rng = random.Random(seed)
-    for _ in range(count):
-        TestOneInput(rng.randbytes(16))
+    inputs.seeded(TestOneInput, seed, count)
 
 
-if __name__ == "__main__" and sys.argv[1:2] and sys.argv[1].isdecimal():
-    fuzz(seed=random.randrange(1 << 30), count=int(sys.argv[1]))  # without atheris: asan.sh
-elif __name__ == "__main__":
-    import atheris
-
-    atheris.Setup(sys.argv, TestOneInput)
-    atheris.Fuzz()
+if __name__ == "__main__":
+    inputs.main(TestOneInput, fuzz)

@@ -6,7 +6,6 @@ table stays bounded, and an honest connection works afterwards.
 
 from __future__ import annotations
 
-import logging
 import os
 import random
 import socket
@@ -16,6 +15,7 @@ from pathlib import Path
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "hypervisor"))
 sys.path.append(str(Path(__file__).parents[1] / "unit" / "hypervisor" / "devices"))
 
+import inputs
 from mmio_driver import Bench
 from vsock_guest import CID, VsockGuest
 
@@ -189,16 +189,8 @@ def TestOneInput(data: bytes) -> None:
 
 def fuzz(seed: int, count: int) -> None:
     """Run `count` devices from `seed`."""
-    rng = random.Random(seed)
-    for _ in range(count):
-        TestOneInput(rng.randbytes(16))
+    inputs.seeded(TestOneInput, seed, count)
 
 
-if __name__ == "__main__" and sys.argv[1:2] and sys.argv[1].isdecimal():
-    fuzz(seed=random.randrange(1 << 30), count=int(sys.argv[1]))  # without atheris: asan.sh
-elif __name__ == "__main__":
-    import atheris
-
-    logging.disable()
-    atheris.Setup(sys.argv, TestOneInput)
-    atheris.Fuzz()
+if __name__ == "__main__":
+    inputs.main(TestOneInput, fuzz)

@@ -41,16 +41,18 @@ class Stream:
 def seeded(
     target: Callable[[bytes], None], seed: int, count: int, sizes: Sequence[int] = (16,)
 ) -> None:
-    """Run `target` on `count` random inputs from `seed`; what the kit logs of them is noise."""
+    """Run `target` on `count` random inputs from `seed`; what the kits log of them is noise."""
     rng = random.Random(seed)
-    log = logging.getLogger("hypervisor")
-    level = log.level
-    log.setLevel(logging.CRITICAL)
+    logs = [logging.getLogger(name) for name in ("hypervisor", "dataflow")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
     try:
         for _ in range(count):
             target(rng.randbytes(rng.choice(sizes)))
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def main(target: Callable[[bytes], None], fuzz: Callable[[int, int], None]) -> None:
