@@ -156,22 +156,31 @@ class Engine:
         expect: str | None = None,
         *,
         new: bool = False,
+        message: str = "",
     ) -> Committed:
-        """Make the branch contain `commit`, merging where it moved on.
+        """Make the branch contain `commit`, merging (`message`) where it moved on.
 
         With `expect` it moves only from that head ("": from nothing), or `RefChangedError`.
         `new` says that nobody can have the commit yet.
         Raises `MergeConflictError`; the branch is then as it was.
         """
-        return self.groups.write(lambda: self._advance(branch, commit, author, expect, new))
+        return self.groups.write(
+            lambda: self._advance(branch, commit, author, expect, new, message or "Merge")
+        )
 
     def _advance(
-        self, branch: str, commit: Oid, author: str | None, expect: str | None, new: bool
+        self,
+        branch: str,
+        commit: Oid,
+        author: str | None,
+        expect: str | None,
+        new: bool,
+        message: str,
     ) -> Committed:
         head = self.head(branch)
         if expect is not None and (head or "") != expect:
             raise RefChangedError(HEADS + branch, expect or None, head)
-        target = self._join(head, commit, author, new)
+        target = self._join(head, commit, author, new, message)
         if target != head:
             self._set(RefUpdate(HEADS + branch, head, target))
         return Committed(commit, target)
@@ -182,7 +191,9 @@ class Engine:
         assert group is not None, "only in a job"
         group.when_settled(settled, undone)
 
-    def _join(self, head: Oid | None, commit: Oid, author: str | None, new: bool) -> Oid:
+    def _join(
+        self, head: Oid | None, commit: Oid, author: str | None, new: bool, message: str
+    ) -> Oid:
         """Return what the branch is to point at so that it contains both."""
         if head is None or head == commit or head in self.objects.commit(commit).parents:
             return commit
@@ -195,7 +206,7 @@ class Engine:
             return head
         merged = merge_commits(self.objects, head, commit, self.merging, base=base)
         raise_conflicts(merged.conflicts)
-        return self.write_commit(merged.tree, (head, commit), "Merge", author)
+        return self.write_commit(merged.tree, (head, commit), message, author)
 
     def fast_forward(self, branch: str, commit: Oid) -> None:
         """Move the branch to a commit that contains its head, or raise `NotFastForwardError`."""

@@ -313,14 +313,4 @@ def merge_now(
     engine: Engine, branch: str, other: str, message: str = "", author: str | None = None
 ) -> Committed:
     """Merge `other` into `branch`: fast-forward where that is enough; blocking."""
-    theirs = engine.resolve(other)
-    head = engine.head(branch)
-    if head is None or not message:
-        return engine.advance(branch, theirs, author)
-    t = Transaction(engine, branch, message=message, author=author)
-    try:
-        t.merge_now(theirs)
-        return t.commit_now()
-    except BaseException:
-        t.close()
-        raise
+    return engine.advance(branch, engine.resolve(other), author, message=message)

@@ -10,7 +10,7 @@ from ..branch.change import Change
 from ..branch.engine import Committed
 from ..branch.repository import Repository
 from ..branch.transaction import Transaction
-from ..errors import ConflictsRemainError, MergeConflictError, NotFoundError, UsageError
+from ..errors import NotFoundError, UsageError
 from ..store.objects import DIRECTORY, EXECUTABLE, SYMLINK
 from ..tree.patch import deltas, stat, unified
 from ..tree.paths import parse, text
@@ -60,10 +60,7 @@ class LocalTree:
 
     async def merge(self, branch: str, other: str, message: str) -> Result:
         """Merge a branch or a commit into a branch."""
-        try:
-            return _result(await self._repo.branch(branch).merge(other, message))
-        except ConflictsRemainError as err:
-            raise MergeConflictError(err.paths, "Changed on both branches") from err
+        return _result(await self._repo.branch(branch).merge(other, message))
 
     async def log(self, at: str, limit: int | None, path: str) -> AsyncIterator[Commit]:
         """Yield the own line of commits, or those of it that changed the path, newest first."""

@@ -85,6 +85,24 @@ async def test_moved_branch_is_merged(repo) -> None:
     assert await main.names() == ["a", "b", "f"]
 
 
+async def test_merge_with_a_message(repo) -> None:
+    main, topic = repo.branch("main"), repo.branch("topic")
+    await put(main, f="0")
+    await topic.fast_forward(main.head)
+    await put(topic, g="1")
+    await put(main, h="2")
+    merged = await main.merge("topic", "why")
+    assert (await main.log(1))[0].message == "why\n"
+    assert (await main.merge("topic", "again")).head == merged.head == main.head
+    await put(topic, f="3")
+    await put(main, f="4")
+    head = main.head
+    with pytest.raises(MergeConflictError) as caught:
+        await main.merge("topic", "no")
+    assert [c.path for c in caught.value.conflicts] == [(b"f",)]
+    assert main.head == head
+
+
 async def test_conflict_leaves_transaction_open_and_branch_alone(repo) -> None:
     main = repo.branch("main")
     await put(main, f="0")
