@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from types import TracebackType
-from typing import Self
 
 from ..errors import UsageError
+from .block import CommittingBlock
 from .engine import Committed, Engine
 from .transaction import Transaction
 from .worker import Worker
@@ -14,7 +13,7 @@ from .worker import Worker
 BRANCHES_MAX = 256
 
 
-class MultiTransaction(Mapping[str, Transaction]):
+class MultiTransaction(CommittingBlock, Mapping[str, Transaction]):
     """Made by `Repository.transaction`: a mapping from branch names to their transactions.
 
     Edit the parts, `t["main"].write(...)`, and commit the whole; parts that were not touched move
@@ -76,24 +75,7 @@ class MultiTransaction(Mapping[str, Transaction]):
         for part in self._parts.values():
             part.close()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self.close()
-        elif not self.results:
-            await self.commit()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self.close()
-        elif not self.results:
-            self.commit_now()
+    @property
+    def over(self) -> bool:
+        """True once nothing is left to commit."""
+        return bool(self.results)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Sequence
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TypeVar
 
 from ..errors import ConflictsRemainError, TransactionClosedError, UsageError
 from ..store.base import Oid
@@ -22,6 +21,7 @@ from ..tree.lastwriter import by_time
 from ..tree.merge import base_tree, merge_trees, resolve_lines
 from ..tree.overlay import Overlay, Room, Stat
 from ..tree.paths import Path, parse, text
+from .block import CommittingBlock
 from .engine import Committed, Engine, check_author, check_branch
 from .worker import Worker
 
@@ -37,7 +37,7 @@ class State(enum.Enum):
     CLOSED = "closed"
 
 
-class Transaction:
+class Transaction(CommittingBlock):
     """Made by `Branch.transaction`; a context manager, plain or async, that commits at its end.
 
     Leaving the block by an exception closes without a commit.  `result` tells what a commit came
@@ -302,24 +302,7 @@ class Transaction:
         while self._on_close:
             self._on_close.pop()()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self.close()
-        elif not self.closed:
-            await self.commit()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, tb: TracebackType | None
-    ) -> None:
-        if kind is not None:
-            self.close()
-        elif not self.closed:
-            self.commit_now()
+    @property
+    def over(self) -> bool:
+        """True once nothing is left to commit."""
+        return self.closed
