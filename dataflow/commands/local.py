@@ -16,7 +16,7 @@ from ..tree.patch import deltas, stat, unified
 from ..tree.paths import parse, text
 from ..tree.tree import Tree as GitTree
 from ..tree.tree import find
-from .trees import Commit, Edit, Move, Name, Put, Remove, Result, Shown
+from .trees import Commit, Detail, Edit, Move, Name, Put, Remove, Result, Shown
 
 KINDS = {DIRECTORY: "dir", EXECUTABLE: "executable", SYMLINK: "link"}
 
@@ -72,18 +72,18 @@ class LocalTree:
         """Return (status, path) of the files that differ."""
         return [(d.status, text(d.path)) for d in await self._repo.diff(old, new, path)]
 
-    async def deltas(self, old: str, new: str, path: str, renames: bool) -> Sequence[Shown]:
+    async def deltas(
+        self, old: str, new: str, path: str, renames: bool, detail: Detail
+    ) -> Sequence[Shown]:
         """Return the files that differ, with renames and what their lines say."""
         objects = self._repo.engine.objects
         shown = []
         for d in deltas(objects, tuple(await self._repo.diff(old, new, path)), renames=renames):
-            lines = stat(objects, d)
-            shown.append(
-                Shown(
-                    d.line(None), d.as_json(None), d.line(lines), d.as_json(lines),
-                    unified(objects, d),
-                )
-            )  # fmt: skip
+            lines = stat(objects, d) if detail is Detail.COUNTS else None
+            octets = (d.line(lines) + "\n").encode("utf-8", "surrogateescape")
+            if detail is Detail.PATCH:
+                octets = unified(objects, d)
+            shown.append(Shown(d.as_json(lines), octets))
         return shown
 
     async def branches(self) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from .base import Where, branch_option, command, end_with_reader, say, write
-from .trees import Commit
+from .trees import Commit, Detail
 
 
 @command("ls")
@@ -80,13 +80,14 @@ async def diff(
     signs = {"A": "+", "D": "-"}
     async with where.open() as tree:
         if renames or as_stat or as_patch:
-            for shown in await tree.deltas(old, new, path, renames):
-                if as_patch and not as_json:
-                    write(shown.patch)
-                elif as_stat:
-                    say(shown.counted, shown.counted_line, as_json)
+            detail = Detail.COUNTS if as_stat else Detail.NONE
+            if as_patch and not as_json:
+                detail = Detail.PATCH
+            for shown in await tree.deltas(old, new, path, renames, detail):
+                if as_json:
+                    say(shown.told, "", True)
                 else:
-                    say(shown.told, shown.line, as_json)
+                    write(shown.octets)
             return
         for status, name in await tree.diff(old, new, path):
             say({"path": name, "status": status}, f"{signs.get(status, '*')} {name}", as_json)

@@ -26,7 +26,7 @@ from ..p9.const import OpenFlag
 from ..p9.errors import P9Error
 from ..p9.tree import SetAttr
 from ..tree.paths import parse, text
-from .trees import Commit, Edit, MakeDir, Move, Name, Put, Remove, Result, Shown
+from .trees import Commit, Detail, Edit, MakeDir, Move, Name, Put, Remove, Result, Shown
 
 _HASH = re.compile("[0-9a-f]{40}")
 _FIXED = frozenset(("head", "head.live", "ro", "transactions"))
@@ -119,7 +119,9 @@ class RemoteTree:
         found = [(_STATUS.get(line[:1], "M"), line[2:]) for line in lines.split("\n")[:-1]]
         return [(status, name) for status, name in found if _below(name, text(parse(path)))]
 
-    async def deltas(self, old: str, new: str, path: str, renames: bool) -> Sequence[Shown]:
+    async def deltas(
+        self, old: str, new: str, path: str, renames: bool, detail: Detail
+    ) -> Sequence[Shown]:
         """Refuse: a server tells names only."""
         raise UsageError("diff -M, --stat and -p read the objects: expected --git DIR")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -63,14 +64,19 @@ class Commit(NamedTuple):
     message: str
 
 
-class Shown(NamedTuple):
-    """A file that differs: the line and the JSON without and with counts of lines, the patch."""
+class Detail(enum.Enum):
+    """What `diff` tells of a file beside its name."""
 
-    line: str
+    NONE = "none"
+    COUNTS = "counts"  # lines added and removed
+    PATCH = "patch"
+
+
+class Shown(NamedTuple):
+    """A file that differs, as JSON and as octets for people."""
+
     told: dict[str, Any]
-    counted_line: str
-    counted: dict[str, Any]
-    patch: bytes
+    octets: bytes
 
 
 class Tree(Protocol):
@@ -97,7 +103,9 @@ class Tree(Protocol):
     async def diff(self, old: str, new: str, path: str) -> Sequence[tuple[str, str]]:
         """Return (status, path) of the files that differ."""
 
-    async def deltas(self, old: str, new: str, path: str, renames: bool) -> Sequence[Shown]:
+    async def deltas(
+        self, old: str, new: str, path: str, renames: bool, detail: Detail
+    ) -> Sequence[Shown]:
         """Return the files that differ, with renames and what their lines say."""
 
     async def branches(self) -> dict[str, str]:
