@@ -12,7 +12,7 @@ import uvloop
 
 from ..errors import UsageError
 from ..mount.device import HELPER, check_directory
-from ..mount.mount import Mount
+from ..mount.mount import UNMOUNTED, Mount
 from ..mount.open import is_address, mounted
 from .base import HELP, address, failures, json_option, say
 from .logs import begin, log_options
@@ -86,7 +86,7 @@ async def _mount(options: Options, ready: int | None) -> None:
         clean = await found.close()
     if ready is None:
         _tell_end(options, found, why, clean)
-    if found.why and found.why != "unmounted":
+    if found.why and found.why != UNMOUNTED:
         raise UsageError(f"{options.directory}: unmounted, because {found.why}: {options.what}")
 
 

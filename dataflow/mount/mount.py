@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 GRACE = 2.0  # seconds an interrupted request may go on, unless it is one that waits by design
 LIVE_MAX = CALLS_MAX * 3 // 4  # readers that may wait; the rest is for everything else
+UNMOUNTED = "unmounted"  # why a mount ended: somebody unmounted it
 BURST = 64  # requests taken before the loop gets its turn
 _WAITING = {Op.SETLKW}
 _WANTED = (
@@ -117,7 +118,7 @@ class Mount:
             return self._clean
         self._gone.cancel()
         # Off the loop, for the kernel may ask us for something before it lets go.
-        self._clean = await asyncio.to_thread(self._device.detach)
+        self._clean = self.why == UNMOUNTED or await asyncio.to_thread(self._device.detach)
         self._loop.remove_reader(self._device.fd)
         for task in self._tasks.values():
             task.cancel()
@@ -142,7 +143,7 @@ class Mount:
             except OSError as err:
                 if err.errno == errno.ENODEV:
                     self._loop.remove_reader(self._device.fd)
-                    self._end("unmounted")
+                    self._end(UNMOUNTED)
                     return
                 if err.errno not in {errno.ENOENT, errno.EINTR}:  # a request taken back
                     raise

@@ -229,6 +229,7 @@ def test_fusermount_ends_it_and_says_so(tmp_path: Path) -> None:
         assert child.stdout is not None
         told = json.loads(child.stdout.readline())
         assert told["why"] == "unmounted"
+        assert not told["was_busy"]
         assert (told["nodes"], told["files"]) == (1, 0)  # all that the kernel knew is forgotten
         assert child.wait(10) == 0
 
