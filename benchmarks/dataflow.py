@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import (  # noqa: E402
     dataflow_commit,
+    dataflow_kernel,
     dataflow_merge,
     dataflow_p9,
     dataflow_scale,
@@ -37,6 +38,7 @@ GROUPS = {
     "scale": dataflow_scale.cells,
     "merge": dataflow_merge.cells,
     "p9": dataflow_p9.cells,
+    "kernel": dataflow_kernel.cells,  # in an emulated guest
     "watch": lambda where, quick: list(dataflow_watch.cells(quick)),  # in memory
 }
 

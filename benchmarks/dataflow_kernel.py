@@ -2,20 +2,16 @@
 
 Both serve one directory from processes of their own on the host's loopback, and the guest reaches
 both through the gateway.  The guest is emulated: only ratios mean something, and only small ones
-of large differences in the servers reach it.
-
-    python -m benchmarks.dataflow_kernel [--quick]
+of large differences in the servers reach it.  A group of `dataflow.py`: `--cells kernel`.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import contextlib
 import shutil
 import socket
 import sys
-import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 from statistics import median
@@ -28,7 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "compat")]
 import p9_guest  # noqa: E402
 
 from benchmarks.harness import BenchmarkError  # noqa: E402
-from benchmarks.report import Cell, Report  # noqa: E402
+from benchmarks.report import Cell  # noqa: E402
 
 MSIZE = 65536  # the most that diod takes by default
 _SERVE = """
@@ -126,19 +122,3 @@ async def _answers(port: int) -> None:
             else:
                 writer.close()
                 return
-
-
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    options = parser.parse_args()
-    report = Report("9P by the Linux kernel in a guest")
-    with tempfile.TemporaryDirectory(prefix="kernel9p-") as name:
-        for cell in cells(Path(name), options.quick):
-            report.add(cell)
-    report.print()
-
-
-if __name__ == "__main__":
-    main()
