@@ -57,7 +57,7 @@ class _Wires:
 
 
 class Board:
-    """Everything of a machine but its processors; `close` after they have stopped."""
+    """Everything of a machine but its processors; `close`, once they were told to stop, waits."""
 
     def __init__(
         self,
