@@ -86,7 +86,7 @@ class Feed:
         self._index: dict[Cursor, int] = {}  # the place before each event in the log
         self._gone = self.goal is None
         self._behind: set[Sleeper] = set()  # not in the log, waiting for it to move
-        self._dirty = False
+        self._dirty = self._closed = False
         self._task: asyncio.Task[None] | None = None
         self._begun = self._seen = self._failed = 0  # looks
 
@@ -128,7 +128,15 @@ class Feed:
         """Wait until `goal` is a head that was read after this call."""
         wanted = self._begun + 1
         self.kick()
-        while max(self._seen, self._failed) < wanted:
+        await self._looked(wanted, sleeper)
+
+    async def current(self, sleeper: Sleeper) -> None:
+        """Wait until `goal` is as new as the last `kick`: who saw a commit made sees no older head."""
+        wanted = self._begun + self._dirty
+        await self._looked(wanted, sleeper)
+
+    async def _looked(self, wanted: int, sleeper: Sleeper) -> None:
+        while not self._closed and max(self._seen, self._failed) < wanted:
             await self._wait(sleeper)
 
     def check(self) -> None:
@@ -138,6 +146,7 @@ class Feed:
 
     def close(self) -> None:
         """Stop looking."""
+        self._closed = True
         if self._task is not None:
             self._task.cancel()
 

@@ -207,6 +207,9 @@ class NewestWatch(Stream):
             await self.feed.fresh(self)
             self._asked = True
         while not self._closed:
+            await self.feed.current(self)
+            if self._closed:
+                break
             self.feed.check()
             goal = self.feed.goal
             if goal is None and not self._gone:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import threading
 
 import pytest
 from hypothesis import given, settings
@@ -261,6 +262,56 @@ async def test_a_broken_repository_is_told_and_tried_again(repo, monkeypatch) ->
     one = await put(main, a="1")
     await settle(repo)
     assert (await take(watch, 1))[0].commit == one
+
+
+@pytest.mark.parametrize("coalesce", [False, True])
+async def test_who_saw_a_commit_made_is_told_no_older_head(repo, monkeypatch, coalesce) -> None:
+    """A look that began before the commit is not what the newest head is taken from."""
+    main = repo.branch("main")
+    await put(main, a="0")
+    heads = main.watch(coalesce=True) if coalesce else repo.follow("main")
+    first = None if coalesce else await anext(heads)
+    looks, held, loop = asyncio.Queue(), threading.Event(), asyncio.get_running_loop()
+    job = feeds.Feed._job
+
+    def slow(self, head):
+        found = job(self, head)
+        loop.call_soon_threadsafe(looks.put_nowait, found[0])
+        held.wait(10)
+        return found
+
+    if coalesce:
+        waits = asyncio.ensure_future(anext(heads))
+        await settle(repo)
+        waits.cancel()
+    monkeypatch.setattr(feeds.Feed, "_job", slow)
+    async with asyncio.timeout(10):
+        one = await put(main, a="1")
+        assert await looks.get() == one
+        two = await put(main, a="2")
+        held.set()
+        told = await anext(heads)
+    assert (told.commit if coalesce else told) == two != first
+
+
+@pytest.mark.parametrize("ended", ["stream", "repository"])
+async def test_the_end_reaches_who_waits_for_the_first_look(monkeypatch, ended) -> None:
+    held = threading.Event()
+    monkeypatch.setattr(feeds.Feed, "_job", lambda self, head: held.wait(10))
+    async with Repository.memory() as repo:
+        streams = [repo.follow("main"), repo.branch("main").watch(coalesce=True)]
+        waits = [asyncio.ensure_future(anext(s)) for s in streams]
+        await asyncio.sleep(0)
+        if ended == "stream":
+            for stream in streams:
+                await stream.aclose()
+        else:
+            held.set()
+            await repo.aclose()
+        async with asyncio.timeout(10):
+            found = await asyncio.gather(*waits, return_exceptions=True)
+        held.set()
+    assert [type(f) for f in found] == [StopAsyncIteration] * 2
 
 
 @settings(max_examples=25, deadline=None)
