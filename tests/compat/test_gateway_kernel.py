@@ -311,7 +311,7 @@ async def test_200_flows(guest: Guest, origin: Origin, host: str) -> None:
     gateway, fds = guest.gateway, descriptors()
     assert await guest.run(*crowd(host, origin)) == "200\n"
     assert await settled(lambda: not gateway.tcp.bridges)
-    assert descriptors() == fds
+    assert descriptors() <= fds  # fewer: garbage of earlier tests may go meanwhile
     assert {f.conn.state.name for f in gateway.stack.tcp.flows.values()} <= {"TIME_WAIT"}
     assert gateway.statistics().dropped == {}
 

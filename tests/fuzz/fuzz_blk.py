@@ -113,7 +113,7 @@ def TestOneInput(data: bytes) -> None:
     finally:
         driver.bench.close()
         os.close(fd)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def fuzz(seed: int, count: int) -> None:

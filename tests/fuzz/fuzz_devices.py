@@ -222,7 +222,7 @@ def TestOneInput(data: bytes) -> None:
         assert bench.start(size=4).status == LIVE
     finally:
         bench.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def fuzz(seed: int, count: int) -> None:

@@ -93,7 +93,7 @@ def TestOneInput(data: bytes) -> None:
         loop.close()
         front.close()
         guest.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def fuzz(seed: int, count: int) -> None:

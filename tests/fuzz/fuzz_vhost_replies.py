@@ -143,7 +143,7 @@ def TestOneInput(data: bytes) -> None:
     pairs.other.close()
     bench.turn()
     bench.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def fuzz(seed: int, count: int) -> None:

@@ -128,7 +128,7 @@ def TestOneInput(data: bytes) -> None:
         _run(rng, bench, script)
     finally:
         bench.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def fuzz(seed: int, count: int) -> None:

@@ -184,7 +184,7 @@ def TestOneInput(data: bytes) -> None:
         world.honest()
     finally:
         world.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def fuzz(seed: int, count: int) -> None:

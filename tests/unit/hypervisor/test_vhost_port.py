@@ -297,7 +297,7 @@ def test_nothing_leaks(make: Callable[..., Made], guest: Guest) -> None:
             settle(port)
         port.close()
         front.close()
-        assert open_fds() == before
+        assert open_fds() <= before
         guest._free = 0
     assert mappings() == 1
 

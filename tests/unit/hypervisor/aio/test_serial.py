@@ -40,7 +40,7 @@ def test_ring_that_cannot_be_written(tmp_path: Path) -> None:
 def _no_descriptor_left() -> Iterator[None]:
     before = len(os.listdir("/proc/self/fd"))
     yield
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 class Guest:

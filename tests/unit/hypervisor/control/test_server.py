@@ -267,7 +267,7 @@ async def test_no_descriptor_is_left(vm: Machine, tmp_path: Path) -> None:
         async with control.connect(path) as client:
             await client.console()
         await raw(path, b"nonsense\n")
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 async def test_no_machine_of_that_name(tmp_path: Path) -> None:

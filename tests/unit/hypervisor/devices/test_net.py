@@ -235,7 +235,7 @@ def test_nothing_is_left_behind(bench: MakeBench) -> None:
     for _ in range(3):
         net.start()
     net.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,6 @@ def test_a_driver_that_only_breaks_rules(net: Bench, other: Bench) -> None:
         assert net.needs_reset
         net.guest.clear()
         net.start(size=SIZE)
-    assert len(os.listdir("/proc/self/fd")) == fds
+    assert len(os.listdir("/proc/self/fd")) <= fds
     serves(net)
     serves(other)

@@ -136,7 +136,7 @@ def bench(terminal: Terminal, tmp_path: Path) -> Iterator[Bench]:
     made = Bench(terminal, str(tmp_path / "s"))
     yield made
     made.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 @pytest.mark.parametrize("qemu", [True, False])

@@ -279,5 +279,5 @@ def test_nothing_is_left_behind(tmp_path: Path) -> None:
     made.come_back()
     made.until(lambda: made.starts == 2)
     made.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     assert list(tmp_path.iterdir()) == []

@@ -110,7 +110,7 @@ def test_what_is_no_image(
     with pytest.raises(UsageError, match=message) as caught:
         disks.open_raw(Disk(path, **options), silent)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_a_raw_image_may_hold_qcow2_where_that_is_said(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_opening_fails_with_all_or_none(tmp_path: Path) -> None:
             await disks.open_blocks(wanted, 1, silent)
 
     asyncio.run(go())
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
 
 
 # qcow2.
@@ -210,7 +210,7 @@ def test_a_qcow2_disk(qcow: Path) -> None:
     assert driver.do(FLUSH) == (OK, 1)
     assert os.stat(qcow).st_blocks < allocated
     bench.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
     run("qemu-img", "check", qcow)
     assert _open_size(qcow, "16M") == 16 * MIB
 
@@ -300,4 +300,4 @@ def test_without_libnbd(qcow: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     before = len(os.listdir("/proc/self/fd"))
     asyncio.run(go())
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert len(os.listdir("/proc/self/fd")) <= before
