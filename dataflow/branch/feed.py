@@ -131,9 +131,8 @@ class Feed:
         await self._looked(wanted, sleeper)
 
     async def current(self, sleeper: Sleeper) -> None:
-        """Wait until `goal` is as new as the last `kick`: who saw a commit made sees no older head."""
-        wanted = self._begun + self._dirty
-        await self._looked(wanted, sleeper)
+        """Wait until `goal` is as new as the last `kick`: no older head than a commit just made."""
+        await self._looked(self._begun + self._dirty, sleeper)
 
     async def _looked(self, wanted: int, sleeper: Sleeper) -> None:
         while not self._closed and max(self._seen, self._failed) < wanted:
