@@ -22,18 +22,18 @@ demo:
 
 test:
 	@scripts/setup test
-	@$(PYTHON_VENV) -m pytest $(PYTEST) tests/unit tests/packetdrill tests/compat tests/kvm
+	@scripts/tests $(PYTEST) tests/unit tests/packetdrill tests/compat tests/kvm
 
 test-kvm:
 	@scripts/setup test
-	@$(PYTHON_VENV) -m pytest $(PYTEST) tests/kvm
+	@scripts/tests $(PYTEST) tests/kvm
 
 check:
 	@scripts/setup test
 	$(PYTHON_VENV) -m ruff format --check .
 	$(PYTHON_VENV) -m ruff check .
 	$(PYTHON_VENV) -m mypy
-	$(PYTHON_VENV) -m pytest -q -n auto $(PYTEST) $(FAST)
+	scripts/tests -q -n auto $(PYTEST) $(FAST)
 
 bench:
 	@scripts/setup test
