@@ -18,7 +18,7 @@ from . import steps
 from .change import Change, ChangeKind, differences, file_changes
 from .steps import Cursor, Place, Position
 
-BATCH = 64  # events made ready at once
+BATCH = 64  # events made ready at once; 1, 4 and 16 before, so that the first comes soon
 BATCH_FILES = 1 << 14  # changed files of a batch; one commit may have more
 
 
@@ -50,6 +50,7 @@ class Walk:
     cursor: Cursor
     todo: tuple[Place, ...] = ()
     next: int = 0  # of todo
+    batch: int = 1  # how many events come next
 
     @classmethod
     def start(cls, cursor: Cursor) -> Walk:
@@ -89,12 +90,12 @@ class Walker:
             record = Record(cut, walk.cursor, behind, _paths(found))
             return Walk(piece.position, behind, piece.commits), [record]
         cursor = walk.cursor if piece.commits else piece.position.cursor
-        return self._events(Walk(piece.position, cursor, piece.commits))
+        return self._events(Walk(piece.position, cursor, piece.commits, batch=walk.batch))
 
     def _events(self, walk: Walk) -> tuple[Walk, list[Record]]:
         records: list[Record] = []
         cursor, files, n = walk.cursor, 0, walk.next
-        while n < len(walk.todo) and n - walk.next < BATCH and files < BATCH_FILES:
+        while n < len(walk.todo) and n - walk.next < walk.batch and files < BATCH_FILES:
             place = walk.todo[n]
             record = self._event(place, cursor)
             if record is not None:
@@ -102,7 +103,7 @@ class Walker:
                 files += len(record.paths)
             cursor = place.cursor
             n += 1
-        return replace(walk, cursor=cursor, next=n), records
+        return replace(walk, cursor=cursor, next=n, batch=min(4 * walk.batch, BATCH)), records
 
     def _event(self, place: Place, before: Cursor) -> Record | None:
         commit = self.objects.commit(place.oid)
