@@ -35,17 +35,11 @@ class Follower(Stream):
         return self
 
     async def __anext__(self) -> Oid | None:
-        while not self._closed:
+        while await self._look(first=self._last is _NEVER):
+            self.feed.check()
             if self.parked:
                 await self.sleep()
                 continue
-            if self._last is _NEVER:
-                await self.feed.fresh(self)
-            else:
-                await self.feed.current(self)
-            if self._closed:
-                break
-            self.feed.check()
             self._park()
             if self.feed.goal != self._last:
                 self._last = self.feed.goal

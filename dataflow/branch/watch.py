@@ -45,6 +45,12 @@ class Stream(Sleeper):
         self.parked = True
         self._node.parked.add(self)
 
+    async def _look(self, first: bool) -> bool:
+        """Wait until the feed has seen every move known, at first every one made; False at the end."""
+        if not self._closed:
+            await (self.feed.fresh(self) if first else self.feed.current(self))
+        return not self._closed
+
     async def aclose(self) -> None:
         """End the stream: a reader that waits gets the end."""
         self.close()
@@ -203,13 +209,8 @@ class NewestWatch(Stream):
         return self
 
     async def __anext__(self) -> Change:
-        if not self._asked:  # else an older head than `start` could seem to be news
-            await self.feed.fresh(self)
+        while await self._look(first=not self._asked):  # an older head than `start` is no news
             self._asked = True
-        while not self._closed:
-            await self.feed.current(self)
-            if self._closed:
-                break
             self.feed.check()
             goal = self.feed.goal
             if goal is None and not self._gone:
