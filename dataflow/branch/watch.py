@@ -46,7 +46,7 @@ class Stream(Sleeper):
         self._node.parked.add(self)
 
     async def _look(self, first: bool) -> bool:
-        """Wait until the feed has seen every move known, at first every one made; False at the end."""
+        """Wait for the feed to see each move it knows of, at first each there was; False: ended."""
         if not self._closed:
             await (self.feed.fresh(self) if first else self.feed.current(self))
         return not self._closed
