@@ -17,6 +17,7 @@ class PairPort:
     """One end of a pair made by `pair`; frames cross by one copy, offloads and all."""
 
     offload = Offload.CSUM | Offload.TSO4 | Offload.TSO6 | Offload.USO
+    _event = -1
 
     def __init__(self, name: str, mtu: int = 1500) -> None:
         self.name = name
@@ -101,6 +102,8 @@ class PairPort:
         os.close(self._event)
         self._event = -1
         self._queue.clear()
+
+    __del__ = close
 
     def statistics(self) -> PortStatistics:
         """Return counters since the pair was made."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import socket
@@ -279,6 +280,16 @@ def test_pair_closed_after_what_is_queued() -> None:
 
 
 # Listener
+
+
+def test_pair_that_nobody_closed_holds_no_descriptor() -> None:
+    left, right = pair.pair()
+    held = [left.fileno(), left._event, right.fileno(), right._event]
+    del left, right
+    gc.collect()
+    for fd in held:
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(fd)
 
 
 def test_listener_accepts_and_removes_its_socket(tmp_path: Path) -> None:
