@@ -32,7 +32,8 @@ class Pressed(Protocol):
 class Buttons:
     """While in use, SIGTERM powers `machines` off, SIGUSR1 pauses and SIGUSR2 resumes them.
 
-    `complain` gets one line where a machine cannot, being paused or gone.
+    `complain` gets one line where a machine cannot, being paused or gone.  `pressed` is set once
+    the end was asked for.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class Buttons:
         self._stop_timeout = stop_timeout
         self._complain = complain
         self._loop = asyncio.get_running_loop()
-        self._pressed = False
+        self.pressed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __enter__(self) -> Self:
@@ -66,8 +67,9 @@ class Buttons:
     def power(self) -> None:
         """Ask the machines to power off; at the second time, kill them."""
         for machine in self._machines:
-            self._do(machine.kill() if self._pressed else machine.stop(self._stop_timeout))
-        self._pressed = True
+            again = self.pressed.is_set()
+            self._do(machine.kill() if again else machine.stop(self._stop_timeout))
+        self.pressed.set()
 
     def pause(self) -> None:
         """Pause the machines."""
