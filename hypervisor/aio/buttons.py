@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from ..errors import HypervisorError
 
@@ -68,23 +69,23 @@ class Buttons:
         """Ask the machines to power off; at the second time, kill them."""
         for machine in self._machines:
             again = self.pressed.is_set()
-            self._do(machine.kill() if again else machine.stop(self._stop_timeout))
+            self._do(machine.kill if again else partial(machine.stop, self._stop_timeout))
         self.pressed.set()
 
     def pause(self) -> None:
         """Pause the machines."""
         for machine in self._machines:
-            self._do(machine.pause())
+            self._do(machine.pause)
 
     def resume(self) -> None:
         """Resume the machines."""
         for machine in self._machines:
-            self._do(machine.resume())
+            self._do(machine.resume)
 
-    def _do(self, work: Coroutine[Any, Any, object]) -> None:
+    def _do(self, work: Callable[[], Awaitable[object]]) -> None:
         async def doing() -> None:
             try:
-                await work
+                await work()
             except HypervisorError as error:
                 self._complain(str(error))
 
