@@ -14,6 +14,38 @@ from ..errors import HypervisorError
 POWER = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
+class Interrupt:
+    """While in use, SIGTERM and its kind cancel the task that entered, until `Buttons` take them.
+
+    So what was made before there are machines is given back; `asked` tells it from other ends.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._loop = asyncio.get_running_loop()
+
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def interrupt() -> None:
+            self.asked = True
+            task.cancel()
+
+        for number in POWER:
+            self._loop.add_signal_handler(number, interrupt)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number in POWER:
+            self._loop.remove_signal_handler(number)
+
+
 class Pressed(Protocol):
     """What of a machine the buttons need."""
 

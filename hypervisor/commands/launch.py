@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .. import control
-from ..aio.buttons import Buttons
+from ..aio.buttons import Buttons, Interrupt
 from ..aio.serial import PseudoTerminal, RingLog, open_device
 from ..aio.terminal import Output, Terminal
 from ..aio.window import Window
@@ -54,12 +54,25 @@ async def run(machines: Sequence[Settings], sockets: Path | None, pid_path: Path
     Their control sockets lie in `sockets`; None: there are none.
     """
     async with AsyncExitStack() as stack:
+        interrupt = stack.enter_context(Interrupt())
         stack.enter_context(pidfile(pid_path))
-        net: Network | None = None
-        if any(each.networked for each in machines):
-            net = await stack.enter_async_context(network.find()(*_addresses(machines)))
-        started = [await Running.start(stack, each, net, sockets) for each in machines]
+        try:
+            started = await _start(stack, machines, sockets)
+        except asyncio.CancelledError:
+            if not interrupt.asked:
+                raise
+            say("ended by a signal before the start was done")
+            return 1
         return await _follow(stack, started)
+
+
+async def _start(
+    stack: AsyncExitStack, machines: Sequence[Settings], sockets: Path | None
+) -> list[Running]:
+    net: Network | None = None
+    if any(each.networked for each in machines):
+        net = await stack.enter_async_context(network.find()(*_addresses(machines)))
+    return [await Running.start(stack, each, net, sockets) for each in machines]
 
 
 def _addresses(machines: Sequence[Settings]) -> list[str]:

@@ -215,7 +215,7 @@ def test_sigterm_before_the_guest_hears_the_power_button(image: Image, user: Use
     log = user.place / "console.log"
     options = ("--no-console", "--console-log", log, "--stop-timeout", 120)
     machine = user.run(image, "--name", "web", *options)
-    user.wait(lambda: user("ps", "--json") != "[]\n", machine)
+    user.wait(lambda: json.loads(user("ps", "--json"))[0]["state"] == "running", machine)
     machine.send_signal(signal.SIGTERM)  # whether or not: its kernel has hardly begun
     out, err = machine.communicate(timeout=150)
     assert machine.returncode == 0, (out, err, log.read_bytes())
@@ -301,10 +301,12 @@ def test_two_machines_of_a_file_see_each_other(image: Image, user: User) -> None
         user.until_booted(user.place / f"{name}.log", machine)
     console = user.start("console", "client")
     assert console.stdin is not None
-    console.stdin.write(b"ping -c 3 web.internal; echo do''ne\n")
+    # Its shell may be there before DHCP is done, on a busy host.
+    reached = b"until ping -c 1 web.internal >/dev/null 2>&1; do sleep 1; done"
+    console.stdin.write(reached + b"; ping -c 3 web.internal; echo fin''ished\n")
     console.stdin.flush()
     log = user.place / "client.log"
-    user.wait(lambda: b"done" in log.read_bytes(), machine)
+    user.wait(lambda: b"finished" in log.read_bytes(), machine)
     assert b" 0% packet loss" in log.read_bytes()
     assert [each["name"] for each in json.loads(user("ps", "--json"))] == ["client", "web"]
     user("stop", "client", "web", "--timeout", "30")

@@ -18,12 +18,13 @@ from fake_engine import EchoEngine, until
 
 from hypervisor import ExitReason
 from hypervisor import machine as machine_module
+from hypervisor.aio.console import Console
 from hypervisor.cli import main
 from hypervisor.commands import base, launch
 from hypervisor.commands.hyperkit import ACCEPTED, REFUSED
 from hypervisor.commands.settings import Settings
 from hypervisor.control import place
-from hypervisor.engine.base import Exit
+from hypervisor.engine.base import Config, Exit, Notify
 
 
 @pytest.fixture
@@ -238,8 +239,41 @@ async def test_serial_to_a_pty_and_a_ring(kernel: Path, tmp_path: Path, sockets:
 
 
 def hears_signals() -> bool:
-    """Tell whether the machines have started, and SIGTERM would not end this process."""
-    return signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    """Tell whether the machines have started: SIGUSR1 would pause them."""
+    return signal.getsignal(signal.SIGUSR1) is not signal.SIG_DFL
+
+
+class Starting(EchoEngine):
+    """An engine whose second machine never gets to run."""
+
+    begun = 0
+
+    async def start(self, config: Config, console: Console, notify: Notify) -> None:
+        Starting.begun += 1
+        if Starting.begun == 2:
+            await asyncio.Event().wait()
+        await super().start(config, console, notify)
+
+
+async def test_sigterm_while_it_starts_gives_back_what_was_made(
+    kernel: Path,
+    tmp_path: Path,
+    sockets: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(machine_module.ENGINES, "auto", Starting)
+    monkeypatch.setattr(Starting, "begun", 0)
+    made = [Settings(kernel=kernel, console=False) for _ in range(2)]
+    task = asyncio.create_task(launch.run(made, sockets, tmp_path / "pid"))
+    await until(lambda: Starting.begun == 2)
+    assert names(sockets) == ["vm.sock", "vm2.sock"]
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await task == 1
+    assert not names(sockets)
+    assert "pid" not in names(tmp_path)
+    assert capsys.readouterr().err == "ended by a signal before the start was done\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 class FullPipe:
