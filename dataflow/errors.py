@@ -95,6 +95,12 @@ class InvalidNameError(UsageError):
     """A path component or a branch name that Git or a file system could not hold."""
 
 
+class NameTooLongError(InvalidNameError):
+    """A name, a path or a chain of directories is longer than may be."""
+
+    errno = _errno.ENAMETOOLONG
+
+
 class InvalidHashError(UsageError):
     """A text that is no object id, or an id of the wrong kind of object."""
 

@@ -2,8 +2,9 @@
 `hypervisor.shares`.
 
 A path is a directory of the host, or a repository if it is a bare one (`HEAD`, `objects`, `refs`).
-A prefix says what is meant: "dir:PATH", "ro:PATH" (a directory, read-only), "git:PATH" (a
-repository, made if it is not there).
+A prefix says what is meant: "dir:PATH", "ro:PATH" (a directory, read-only), "setuid:PATH" (a
+directory in which guests may set set-ID bits and file capabilities, which so lend rights on the
+host), "git:PATH" (a repository, made if it is not there).
 """
 
 from __future__ import annotations
@@ -19,18 +20,21 @@ from .branch.repository import Repository
 from .p9.tree import Node
 from .views.root import repository_root
 
-_KINDS = ("dir", "ro", "git")
+_KINDS = ("dir", "ro", "setuid", "git")
 _BARE = ("HEAD", "objects", "refs")
 
 
 class DirectoryServer(Server):
     """Serves a directory of the host; an engine that can do that by itself may."""
 
-    def __init__(self, directory: str, *, read_only: bool = False) -> None:
-        self._top = host_directory(directory, read_only=read_only)
+    def __init__(
+        self, directory: str, *, read_only: bool = False, keep_setuid: bool = False
+    ) -> None:
+        self._top = host_directory(directory, read_only=read_only, keep_setuid=keep_setuid)
         super().__init__(self._top)
         self.directory = directory
         self.read_only = read_only
+        self.keep_setuid = keep_setuid
 
     async def close(self) -> None:
         """End all connections and let go of the directory."""
@@ -63,7 +67,8 @@ def _open_path(text: str) -> contextlib.AbstractAsyncContextManager[Server]:
         raise OSError(number, os.strerror(number), path)
     if not kind and all(os.path.exists(os.path.join(path, name)) for name in _BARE):
         return _repository(path)
-    return DirectoryServer(os.path.abspath(path), read_only=kind == "ro")
+    top = os.path.abspath(path)
+    return DirectoryServer(top, read_only=kind == "ro", keep_setuid=kind == "setuid")
 
 
 @contextlib.asynccontextmanager

@@ -12,6 +12,7 @@ graceful way.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
@@ -54,6 +55,7 @@ CPUS_MAX = 16
 _UNITS = {"": 1 << 20, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _MEMORY_MIN = 32 << 20
 _EVENTS_MAX = 256
+_PRESS_AGAIN = 2.0
 _END = None
 
 
@@ -142,7 +144,7 @@ class Machine:
         )
         self.name = name
         self.state = State.CREATED
-        self.started_at = 0.0  # on the loop's clock
+        self.started_at = self.ended_at = 0.0  # on the loop's clock
         self._engine_name = engine
         self._console_log = console_log
         self._console: Console | None = None
@@ -233,17 +235,26 @@ class Machine:
         return self._exit
 
     async def stop(self, timeout: float = 10.0) -> Exit:
-        """Press the power button, wait up to `timeout` seconds for the guest, then kill."""
-        try:
-            if self.state is State.PAUSED:
-                await self.resume()
-            if self.state is State.RUNNING:
-                await self.engine.press_power_button()
-                async with asyncio.timeout(timeout):
-                    return await self.wait()
-        except (TimeoutError, EngineError):
-            pass
+        """Press the power button, wait up to `timeout` seconds for the guest, then kill.
+
+        It is pressed again every two seconds, for a guest that boots.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await self._power_off()
         return await self.kill()
+
+    async def _power_off(self) -> None:
+        """Press the button until the machine ends: a guest that boots does not hear it yet."""
+        if self.state is State.PAUSED:
+            with contextlib.suppress(EngineError):
+                await self.resume()
+        while self.state in {State.RUNNING, State.PAUSED}:
+            with contextlib.suppress(EngineError):  # of one that is ending; its end tells how
+                await self.engine.press_power_button()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_PRESS_AGAIN):
+                    await self._gone.wait()
 
     async def kill(self) -> Exit:
         """End the machine at once; return how it ended, which may have been earlier."""
@@ -300,6 +311,7 @@ class Machine:
 
     def _finish(self, exit_: Exit) -> None:
         self._exit = exit_
+        self.ended_at = asyncio.get_running_loop().time()
         for console in (self._console, self._serial):
             if console is not None:
                 console.close()

@@ -35,28 +35,22 @@ class Difference:
 
 def diff(objects: Objects, old: Oid, new: Oid, prefix: Path = ROOT) -> Iterator[Difference]:
     """Yield the files at or below `prefix` that differ between the trees, sorted by path."""
-    yield from _differ(objects, prefix, find(objects, old, prefix), find(objects, new, prefix))
+    todo = [(prefix, find(objects, old, prefix), find(objects, new, prefix))]
+    while todo:  # the last is next: no depth of a tree takes stack
+        path, before, after = todo.pop()
+        if before == after:
+            continue
+        old_file = None if before is None or before.is_dir else before
+        new_file = None if after is None or after.is_dir else after
+        if old_file or new_file:
+            yield Difference(path, old_file, new_file)
+        ours, theirs = _entries(objects, before), _entries(objects, after)
+        names = sorted(differing(ours, theirs), reverse=True)
+        todo += [((*path, name), ours.get(name), theirs.get(name)) for name in names]
 
 
-def _differ(
-    objects: Objects, path: Path, old: Entry | None, new: Entry | None
-) -> Iterator[Difference]:
-    if old == new:
-        return
-    old_file = None if old is None or old.is_dir else old
-    new_file = None if new is None or new.is_dir else new
-    if old_file or new_file:
-        yield Difference(path, old_file, new_file)
-    old_dir = objects.tree(old.oid) if old is not None and old.is_dir else None
-    new_dir = objects.tree(new.oid) if new is not None and new.is_dir else None
-    if old_dir is None and new_dir is None:
-        return
-    yield from _differ_dirs(objects, path, old_dir or {}, new_dir or {})
-
-
-def _differ_dirs(objects: Objects, path: Path, old: Entries, new: Entries) -> Iterator[Difference]:
-    for name in sorted(differing(old, new)):
-        yield from _differ(objects, (*path, name), old.get(name), new.get(name))
+def _entries(objects: Objects, entry: Entry | None) -> Entries:
+    return objects.tree(entry.oid) if entry is not None and entry.is_dir else {}
 
 
 def all_files(objects: Objects, root: Oid) -> dict[Path, Entry]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from ..errors import NameTooLongError
 from ..store.base import Oid
 from ..store.blocktree import differing
 from ..store.objects import DIRECTORY, EMPTY_TREE, EXECUTABLE, FILE, SYMLINK, Entry, Objects
@@ -232,10 +233,14 @@ def merge_trees(
 ) -> Merged:
     """Merge the changes base..theirs into `ours`; all are ids of trees.
 
-    `newer` tells the driver `last-writer` which side wrote a path later.
+    `newer` tells the driver `last-writer` which side wrote a path later.  NameTooLongError where
+    both sides changed what is so far down (a tree of Git's) that the stack does not reach it.
     """
     merger = _Merger(objects, options, Attributes(objects, ours), newer, 0)
-    tree = merger.root(base, ours, theirs)
+    try:
+        tree = merger.root(base, ours, theirs)
+    except RecursionError:
+        raise NameTooLongError("the directories to merge are too deep") from None
     if tree == EMPTY_TREE:
         tree = objects.put_tree({})
     return Merged(tree, tuple(merger.conflicts))

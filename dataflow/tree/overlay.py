@@ -31,7 +31,7 @@ from ..store.objects import (
     Entry,
     Objects,
 )
-from .paths import Path, check_link_name, text
+from .paths import Path, check_depth, check_link_name, text
 
 FILE_MAX = 1 << 30  # octets of one file; it is held in memory until the commit
 NAME_COST = 512  # octets that a changed file or a new directory costs beside its content
@@ -162,7 +162,7 @@ class Overlay:
     def write(self, path: Path, data: bytes, *, mode: int | None = None) -> None:
         """Make a file hold `data`; missing directories are made, mode is kept if None."""
         _check_size(len(data))
-        parent, name = self._parent(path, make=True)
+        parent, name = self._place(path, make=True)
         old = self._child(parent, name)
         if isinstance(old, Node):
             raise IsDirectoryError(text(path))
@@ -193,7 +193,7 @@ class Overlay:
 
     def create(self, path: Path, *, mode: int = FILE) -> None:
         """Make an empty file; its directory must be there and the name free."""
-        parent, name = self._parent(path)
+        parent, name = self._place(path)
         self._must_be_free(parent, name, path)
         self._hold(NAME_COST)
         parent.names[name] = Leaf(mode, None, bytearray())
@@ -204,14 +204,14 @@ class Overlay:
             raise UsageError("Missing target for symlink!")
         if path:
             check_link_name(path[-1])
-        parent, name = self._parent(path)
+        parent, name = self._place(path)
         self._must_be_free(parent, name, path)
         self._hold(NAME_COST + len(target))
         parent.names[name] = Leaf(SYMLINK, None, bytearray(target))
 
     def mkdir(self, path: Path, *, parents: bool = False) -> None:
         """Make a directory, with `parents` also those above it."""
-        parent, name = self._parent(path, make=parents)
+        parent, name = self._place(path, make=parents)
         old = self._child(parent, name)
         if old is not None and not (parents and isinstance(old, Node)):
             raise ExistsError(text(path))
@@ -249,7 +249,7 @@ class Overlay:
             if new == old:
                 return
             raise UsageError(f"Can't move {text(old)} into itself")
-        parent, name = self._parent(new)
+        parent, name = self._place(new)
         target = self._child(parent, name)
         if isinstance(target, Node):
             if not isinstance(source, Node):
@@ -275,19 +275,25 @@ class Overlay:
 
     def store(self) -> Oid:
         """Put all changed files and directories into the store; return the root's id."""
-        return self._store(self._root) or self.objects.put_tree({})
+        stored: dict[int, Oid | None] = {}  # by the node's identity; None: nothing is in it
+        nodes = [self._root]
+        for node in nodes:
+            nodes += [child for child in node.names.values() if isinstance(child, Node)]
+        for node in reversed(nodes):  # those below first: a depth costs no stack
+            if node.names:
+                entries = {n: self._store_child(child, stored) for n, child in node.names.items()}
+                stored[id(node)] = self.objects.edit_tree(node.base, entries)
+            else:
+                stored[id(node)] = node.base if node.base != EMPTY_TREE else None
+        return stored[id(self._root)] or self.objects.put_tree({})
 
-    def _store(self, node: Node) -> Oid | None:
-        if not node.names:
-            return node.base if node.base != EMPTY_TREE else None
-        changes = {name: self._store_child(child) for name, child in node.names.items()}
-        return self.objects.edit_tree(node.base, changes)
-
-    def _store_child(self, child: Node | Leaf | None) -> Entry | None:
+    def _store_child(
+        self, child: Node | Leaf | None, stored: dict[int, Oid | None]
+    ) -> Entry | None:
         if child is None:
             return None
         if isinstance(child, Node):
-            oid = self._store(child)
+            oid = stored[id(child)]
             return Entry(DIRECTORY, oid) if oid else None
         if child.data is None:
             assert child.oid is not None
@@ -358,6 +364,11 @@ class Overlay:
                 raise NotDirectoryError(text(path[: i + 1]))
             here = child
         return here, path[-1]
+
+    def _place(self, path: Path, *, make: bool = False) -> tuple[Node, bytes]:
+        """Return where to make something, as `_parent` does; NameTooLongError far down."""
+        check_depth(path)
+        return self._parent(path, make=make)
 
     def _must_be_free(self, parent: Node, name: bytes, path: Path) -> None:
         if self._child(parent, name) is not None:

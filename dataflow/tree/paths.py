@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import re
 
-from ..errors import InvalidNameError, NotPermittedError
+from ..errors import InvalidNameError, NameTooLongError, NotPermittedError
 
 NAME_MAX = 255
 PATH_MAX = 4096
+DEPTH_MAX = 256  # names in the path of what is made: all that descends has stack for more
 
 Path = tuple[bytes, ...]
 ROOT: Path = ()
@@ -31,7 +32,7 @@ def check_name(name: bytes) -> bytes:
     if name in {b"", b".", b".."} or b"/" in name or b"\0" in name:
         raise InvalidNameError(f"{name!r} cannot be a name in a tree")
     if len(name) > NAME_MAX:
-        raise InvalidNameError(f"name of {len(name)} octets, at most {NAME_MAX}: {name[:32]!r}...")
+        raise NameTooLongError(f"name of {len(name)} octets, at most {NAME_MAX}: {name[:32]!r}...")
     if _is_dotgit(name):
         raise InvalidNameError(f"{name!r} is Git's own directory on some system")
     return name
@@ -62,8 +63,14 @@ def parse(path: str | bytes) -> Path:
     if not octets:
         return ROOT
     if len(octets) > PATH_MAX:
-        raise InvalidNameError(f"path of {len(octets)} octets, at most {PATH_MAX}")
+        raise NameTooLongError(f"path of {len(octets)} octets, at most {PATH_MAX}")
     return tuple(check_name(name) for name in octets.split(b"/"))
+
+
+def check_depth(path: Path) -> None:
+    """Raise `NameTooLongError` where `path` is too deep for something to be made there."""
+    if len(path) > DEPTH_MAX:
+        raise NameTooLongError(f"path of {len(path)} names, at most {DEPTH_MAX}")
 
 
 def text(path: Path) -> str:

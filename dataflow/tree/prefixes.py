@@ -41,9 +41,11 @@ class PrefixNode:
 
     def everything(self) -> Iterator[PrefixNode]:
         """Yield this node and all below."""
-        yield self
-        for child in self._children.values():
-            yield from child.everything()
+        todo = [self]
+        while todo:
+            node = todo.pop()
+            yield node
+            todo += node._children.values()
 
     def match(self, paths: Sequence[Path]) -> Iterator[PrefixNode]:
         """Yield the nodes at or above some of `paths`, which are sorted; this one always."""

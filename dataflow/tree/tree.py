@@ -60,11 +60,17 @@ class Tree:
 
 def walk(objects: Objects, entries: Entries, path: Path) -> Iterator[tuple[Path, Entry]]:
     """Yield every file of `entries`, which stand at `path`, in Git's order."""
-    for name, entry in in_order(entries):
-        if entry.is_dir:
-            yield from walk(objects, objects.tree(entry.oid), (*path, name))
+    todo = [(path, iter(in_order(entries)))]
+    while todo:  # no depth of a tree takes stack
+        here, rest = todo[-1]
+        for name, entry in rest:
+            if entry.is_dir:
+                below = in_order(objects.tree(entry.oid))
+                todo.append(((*here, name), iter(below)))
+                break
+            yield (*here, name), entry
         else:
-            yield (*path, name), entry
+            todo.pop()
 
 
 def in_order(entries: Entries) -> list[tuple[bytes, Entry]]:

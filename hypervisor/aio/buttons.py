@@ -4,13 +4,46 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
 from ..errors import HypervisorError
 
 POWER = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+class Interrupt:
+    """While in use, SIGTERM and its kind cancel the task that entered, until `Buttons` take them.
+
+    So what was made before there are machines is given back; `asked` tells it from other ends.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._loop = asyncio.get_running_loop()
+
+    def __enter__(self) -> Self:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def interrupt() -> None:
+            self.asked = True
+            task.cancel()
+
+        for number in POWER:
+            self._loop.add_signal_handler(number, interrupt)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number in POWER:
+            self._loop.remove_signal_handler(number)
 
 
 class Pressed(Protocol):
@@ -32,7 +65,8 @@ class Pressed(Protocol):
 class Buttons:
     """While in use, SIGTERM powers `machines` off, SIGUSR1 pauses and SIGUSR2 resumes them.
 
-    `complain` gets one line where a machine cannot, being paused or gone.
+    `complain` gets one line where a machine cannot, being paused or gone.  `pressed` is set once
+    the end was asked for.
     """
 
     def __init__(
@@ -42,7 +76,7 @@ class Buttons:
         self._stop_timeout = stop_timeout
         self._complain = complain
         self._loop = asyncio.get_running_loop()
-        self._pressed = False
+        self.pressed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __enter__(self) -> Self:
@@ -66,23 +100,24 @@ class Buttons:
     def power(self) -> None:
         """Ask the machines to power off; at the second time, kill them."""
         for machine in self._machines:
-            self._do(machine.kill() if self._pressed else machine.stop(self._stop_timeout))
-        self._pressed = True
+            again = self.pressed.is_set()
+            self._do(machine.kill if again else partial(machine.stop, self._stop_timeout))
+        self.pressed.set()
 
     def pause(self) -> None:
         """Pause the machines."""
         for machine in self._machines:
-            self._do(machine.pause())
+            self._do(machine.pause)
 
     def resume(self) -> None:
         """Resume the machines."""
         for machine in self._machines:
-            self._do(machine.resume())
+            self._do(machine.resume)
 
-    def _do(self, work: Coroutine[Any, Any, object]) -> None:
+    def _do(self, work: Callable[[], Awaitable[object]]) -> None:
         async def doing() -> None:
             try:
-                await work
+                await work()
             except HypervisorError as error:
                 self._complain(str(error))
 

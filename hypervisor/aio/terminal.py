@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import termios
+import threading
 import tty
 from collections.abc import Callable
 from types import TracebackType
@@ -79,7 +80,7 @@ class Terminal:
         escaped: Callable[[], object],
     ) -> None:
         self._console = console
-        self._stdout = stdout.fileno()
+        self._stdout = Output(stdout)
         self._input = RawInput(stdin, self._type, escaped)
         self._output: asyncio.Task[None] | None = None
 
@@ -109,11 +110,44 @@ class Terminal:
 
     async def _copy_out(self) -> None:
         while data := await self._console.read():
-            await asyncio.to_thread(write_all, self._stdout, data)
+            await self._stdout.write(data)
 
 
-def write_all(handle: int, data: bytes) -> None:
-    """Write `data`; where nobody reads any more, drop it."""
+class Output:
+    """A descriptor that others share, so that it stays blocking; the loop does not wait for it.
+
+    Each write has a thread of its own, no pool's: one that nobody takes, as of a terminal that is
+    stopped, keeps neither the loop nor the process from its end.
+    """
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._turn = asyncio.Lock()
+
+    async def write(self, data: bytes) -> None:
+        """Write all of `data`, after what is being written; where nobody reads any more, drop it.
+
+        Cancelled, it may still be written later.
+        """
+        async with self._turn:
+            loop, fd = asyncio.get_running_loop(), self._stream.fileno()
+            written: asyncio.Future[None] = loop.create_future()
+
+            def work() -> None:
+                _write_all(fd, data)
+                with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
+                    loop.call_soon_threadsafe(_settle, written)
+
+            threading.Thread(target=work, name="output", daemon=True).start()
+            await written
+
+
+def _settle(written: asyncio.Future[None]) -> None:
+    if not written.done():
+        written.set_result(None)
+
+
+def _write_all(fd: int, data: bytes) -> None:
     with contextlib.suppress(OSError):
         while data:
-            data = data[os.write(handle, data) :]
+            data = data[os.write(fd, data) :]

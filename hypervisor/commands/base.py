@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import select
+import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TextIO
 
 import click
 
 from ..control import place
 from ..image.cache import Cache, default_directory
+
+_SAY_MS = 1000
 
 HELP = {"help_option_names": ["-h", "--help"]}
 
@@ -36,5 +41,16 @@ def sockets() -> Path:
 
 
 def say(line: str) -> None:
-    """Print one line for people, on standard error."""
-    click.echo(line, err=True)
+    """Print one line for people, on standard error; drop it where nobody takes it for a second."""
+    if _takes(sys.stderr):
+        click.echo(line, err=True)
+
+
+def _takes(stream: TextIO) -> bool:
+    try:
+        fd = stream.fileno()
+    except OSError:  # a stream in memory
+        return True
+    poll = select.poll()
+    poll.register(fd, select.POLLOUT)
+    return bool(poll.poll(_SAY_MS))

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import re
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
 from ..engine.host import kvm
 from ..errors import UsageError
+from ..image import vmlinux
 from ..pc import bzimage, elf
 
 _MIB = 1 << 20
 _HEAD = 4096
+# Linux's drivers/virtio/virtio_mmio.c: its name, and what only CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES
+# has in it, the name of the parent of the devices that the command line tells of.
+_MMIO_DRIVER, _CMDLINE_PARENT = b"\0virtio-mmio\0", b"virtio-mmio-cmdline"
 
 
 def memory(asked: int, meminfo: str) -> str:
@@ -45,8 +51,8 @@ def host_memory(asked: int, warn: Callable[[str], object]) -> None:
         warn(warning)
 
 
-def kernel(path: Path | None) -> None:
-    """Raise UsageError unless `path` is a kernel."""
+def kernel(path: Path | None) -> Path:
+    """Return `path`; UsageError unless it is a kernel."""
     if path is None:
         raise UsageError("a machine needs a kernel, expected --kernel")
     try:
@@ -58,6 +64,33 @@ def kernel(path: Path | None) -> None:
         raise UsageError(
             f"{path} is not a kernel: expected a bzImage (/boot/vmlinuz-...) or an ELF vmlinux"
         )
+    return path
+
+
+def without_acpi(kernel: Path, initrd: Path | None) -> str:
+    """Return a warning where it can be seen that without ACPI the guest will find no devices.
+
+    What is compressed otherwise than by xz or gzip is not looked into: then there is none.
+    """
+    contents = [_contents(each) for each in (kernel, initrd) if each is not None]
+    if any(_CMDLINE_PARENT in each for each in contents):
+        return ""
+    if not any(_MMIO_DRIVER in each for each in contents):
+        return ""
+    return (
+        "without ACPI this guest will find no devices: its kernel has no"
+        " CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES (Debian's have not); leave out --no-acpi"
+    )
+
+
+def _contents(path: Path) -> bytes:
+    try:
+        data = path.read_bytes()
+        if bzimage.is_bzimage(data):
+            return vmlinux.unpack(data) or b""
+        return gzip.decompress(data) if data.startswith(b"\x1f\x8b") else data
+    except (OSError, EOFError, zlib.error, UsageError):  # what the boot will say more of
+        return b""
 
 
 def engine(name: str, device: Path = Path("/dev/kvm")) -> None:

@@ -8,7 +8,7 @@ import sys
 import click
 
 from .. import control
-from ..aio.terminal import RawInput, write_all
+from ..aio.terminal import Output, RawInput
 from . import base
 from .base import say
 from .steer import execute, path_of
@@ -56,5 +56,6 @@ async def _attach(name: str, *, write: bool) -> None:
 
 
 async def _copy_out(reader: asyncio.StreamReader) -> None:
+    stdout = Output(sys.stdout)
     while data := await reader.read(_CHUNK):
-        await asyncio.to_thread(write_all, sys.stdout.fileno(), data)
+        await stdout.write(data)

@@ -85,7 +85,7 @@ def parse_disk(text: str, directory: Path) -> Disk:
     return Disk(directory / Path(path).expanduser(), **options)
 
 
-_SHARE_KINDS = {"dir", "ro", "git", "unix"}  # before a path
+_SHARE_KINDS = {"dir", "ro", "setuid", "git", "unix"}  # before a path
 
 
 def parse_share(text: str, directory: Path) -> tuple[str, str]:
@@ -109,7 +109,7 @@ DEVICE_OPTIONS: tuple[DeviceOption, ...] = (
     DeviceOption(
         "share", "shares", "TAG=DIR|REPOSITORY|ADDRESS",
         "Guests mount TAG over 9P: DIR or dir:DIR, read-only ro:DIR, git:PATH, unix:PATH,"
-        " tcp:HOST:PORT.",
+        " tcp:HOST:PORT; setuid:DIR lets them make set-ID files, whose rights are the host's.",
         parse_share, Shape.MAPPING,
     ),
     DeviceOption(

@@ -10,12 +10,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import click
-
 from .. import control
-from ..aio.buttons import Buttons
+from ..aio.buttons import Buttons, Interrupt
 from ..aio.serial import PseudoTerminal, RingLog, open_device
-from ..aio.terminal import Terminal
+from ..aio.terminal import Output, Terminal
 from ..aio.window import Window
 from ..control import place
 from ..engine.base import Exit
@@ -31,6 +29,7 @@ from .settings import Settings
 
 DEFAULT_NAME = "vm"
 _NAMES_MAX = 1000
+_FAREWELL = 1.0  # seconds that a terminal has to take the rest, once the end was asked for
 
 
 def memory(settings: Settings) -> int:
@@ -55,12 +54,25 @@ async def run(machines: Sequence[Settings], sockets: Path | None, pid_path: Path
     Their control sockets lie in `sockets`; None: there are none.
     """
     async with AsyncExitStack() as stack:
+        interrupt = stack.enter_context(Interrupt())
         stack.enter_context(pidfile(pid_path))
-        net: Network | None = None
-        if any(each.networked for each in machines):
-            net = await stack.enter_async_context(network.find()(*_addresses(machines)))
-        started = [await Running.start(stack, each, net, sockets) for each in machines]
+        try:
+            started = await _start(stack, machines, sockets)
+        except asyncio.CancelledError:
+            if not interrupt.asked:
+                raise
+            say("ended by a signal before the start was done")
+            return 1
         return await _follow(stack, started)
+
+
+async def _start(
+    stack: AsyncExitStack, machines: Sequence[Settings], sockets: Path | None
+) -> list[Running]:
+    net: Network | None = None
+    if any(each.networked for each in machines):
+        net = await stack.enter_async_context(network.find()(*_addresses(machines)))
+    return [await Running.start(stack, each, net, sockets) for each in machines]
 
 
 def _addresses(machines: Sequence[Settings]) -> list[str]:
@@ -76,15 +88,31 @@ async def _follow(stack: AsyncExitStack, started: Sequence[Running]) -> int:
     machines = [each.machine for each in started]
     timeout = max(each.settings.stop_timeout for each in started)
     buttons = stack.enter_context(Buttons(machines, timeout, say))
-    outputs = [each.connect(stack, buttons, alone=alone) for each in started]
+    lines = None if alone else Output(sys.stdout)
+    outputs = [each.connect(stack, buttons, lines) for each in started]
     ends = [await each.wait() for each in machines]
-    for output in outputs:
-        await output
+    await _printed(outputs, buttons)
     for each, end in zip(started, ends, strict=True):
         if end.code or not alone:
             message = f": {end.message}" if end.message else ""
             say(f"{each.machine.name}: {end.reason.value}{message}")
     return worst(ends)
+
+
+async def _printed(outputs: Sequence[asyncio.Future[None]], buttons: Buttons) -> None:
+    """Wait until all is printed, but after SIGTERM not for a terminal that takes nothing."""
+    printed = asyncio.gather(*outputs)
+    pressed: asyncio.Future[Any] = asyncio.ensure_future(buttons.pressed.wait())
+    try:
+        await asyncio.wait([printed, pressed], return_when=asyncio.FIRST_COMPLETED)
+        async with asyncio.timeout(_FAREWELL):
+            await printed
+    except TimeoutError:
+        pass
+    finally:
+        printed.cancel()
+        pressed.cancel()
+        await asyncio.gather(printed, pressed, return_exceptions=True)
 
 
 def worst(ends: Sequence[Exit]) -> int:
@@ -121,9 +149,12 @@ class Running:
         return cls(settings, machine)
 
     def connect(
-        self, stack: AsyncExitStack, buttons: Buttons, *, alone: bool
+        self, stack: AsyncExitStack, buttons: Buttons, lines: Output | None
     ) -> asyncio.Future[None]:
-        """Lead the serial port to where it shall; the future is done when all is printed."""
+        """Lead the serial port to where it shall; the future is done when all is printed.
+
+        `lines` is where the lines of several machines go; None: the terminal is this one's.
+        """
         console, serial = self.machine.console, self._serial
         directory = self.settings.directory("serial")
         if serial is not None and serial.log:
@@ -139,8 +170,8 @@ class Running:
             self._tell(line.name, directory / serial.pty if serial.pty else None)
         if not (self.settings.console if serial is None else serial.stdio):
             return asyncio.ensure_future(asyncio.sleep(0))
-        if not alone:
-            return asyncio.ensure_future(self._print_lines())
+        if lines is not None:
+            return asyncio.ensure_future(self._print_lines(lines))
         terminal = Terminal(console, sys.stdin, sys.stdout, buttons.power)
         stack.enter_context(terminal)
         stack.enter_context(Window(sys.stdout.fileno(), console))
@@ -155,9 +186,9 @@ class Running:
         except OSError as error:
             raise UsageError(f"cannot write {path}: {error.strerror}") from None
 
-    async def _print_lines(self) -> None:
+    async def _print_lines(self, lines: Output) -> None:
         async for line in self.machine.console:
-            click.echo(f"{self.machine.name} | {line}")
+            await lines.write(f"{self.machine.name} | {line}\n".encode())
 
 
 def _claim(sockets: Path, name: str) -> place.Claim:

@@ -34,7 +34,8 @@ def machine_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--name", help="For ps, console, stop, ...  [default: vm, or vm2, ...]"),
         click.option("-U", "--uuid", help="The machine's id; its MAC address is made from it."),
         click.option("-A", "--acpi/--no-acpi", default=None,
-                     help="ACPI tables (default); without them few kernels find devices."),
+                     help="ACPI tables (default).  Without, devices are found by kernels with"
+                     " VIRTIO_MMIO_CMDLINE_DEVICES alone, as Debian's are not."),
         click.option("--engine", type=click.Choice(sorted(ENGINES)), help="[default: auto]"),
         click.option("--engine-arg", multiple=True, help="Passed to QEMU as it is."),
         click.option("--console/--no-console", default=None, help="On the terminal (default)."),
@@ -110,7 +111,9 @@ def run(
         image = with_progress(lambda progress: build(Spec(), base.cache(cache), progress))
         machines = [_with_image(each, image.kernel, image.initrd) for each in machines]
     for each in machines:
-        checks.kernel(each.kernel)
+        kernel = checks.kernel(each.kernel)
+        if not each.acpi and (warning := checks.without_acpi(kernel, each.initrd)):
+            base.say(warning)
     place = base.sockets() if control else None
     sys.exit(uvloop.run(launch.run(machines, place, pidfile)))
 

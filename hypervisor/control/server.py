@@ -61,7 +61,9 @@ class Server:
             self._server.close()
         self._hub.close()
         if self._machine.console.closed and self._links:
-            await asyncio.wait(self._links, timeout=_GOODBYE)
+            # Since the end, not each: of many machines that end together, all wait together.
+            since = asyncio.get_running_loop().time() - self._machine.ended_at
+            await asyncio.wait(self._links, timeout=max(0.0, _GOODBYE - since))
         for task in self._links:
             task.cancel()
         await asyncio.gather(*self._links, return_exceptions=True)

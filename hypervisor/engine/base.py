@@ -111,7 +111,7 @@ class Config:
     engine_args: tuple[str, ...] = field(default=())  # further arguments of the engine's own
     devices: tuple[Device, ...] = ()  # virtio devices of the user's own, for this machine alone
     disks: tuple[Disk, ...] = ()
-    uuid: str = ""  # the machine's id; QEMU gets it as -uuid
+    uuid: str = ""  # the machine's id, in its SMBIOS tables; QEMU gets it as -uuid
     acpi: bool = True  # else an MP table and `virtio_mmio.device=` on the command line
     terminal: Console | None = None  # of a virtio console beside the serial port
     shares: tuple[tuple[str, object], ...] = ()  # a tag and what it names: engine/shares.py

@@ -38,8 +38,9 @@ class Loader:
     def run(self) -> cpu.Entry:
         """Load, and return how the first processor enters; raises `HypervisorError` or OSError."""
         config = self._config
-        board = boot.Board(config.memory, config.cpus, self._devices, config.acpi)
-        words = cmdline.default_cmdline(config.cmdline, acpi=config.acpi, devices=self._devices)
+        devices, acpi = self._devices, config.acpi
+        board = boot.Board(config.memory, config.cpus, devices, acpi, config.uuid)
+        words = cmdline.default_cmdline(config.cmdline, acpi=acpi, devices=devices)
         with self._files:
             kernel = self._read(config.kernel)
             ramdisk = None if config.initrd is None else self._read(config.initrd)

@@ -14,7 +14,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,14 @@ from ..devices.p9exchange import Server
 from ..devices.vhost_serve import serve
 from ..errors import UsageError
 from ..vhost.port import listen
-from . import host, measure, panic, tsc
+from . import confine, host, measure, panic, tsc
 from .base import Config, EngineError, EventKind, Exit, ExitReason, Notify
 from .check import check, check_files, line
 from .disks import prepare_all
 from .nics import Listen, Nics
 from .qemu_args import FRONT_ENDS, Share, Wires, command_line
 from .resetlog import ResetLog
-from .shares import Shares, directory_of
+from .shares import Shares, directory_of, keeps_setuid
 from .statistics import Boot, Statistics
 
 START_TIMEOUT = 30.0
@@ -132,6 +132,8 @@ class QemuEngine:
             wires = Wires(inherited[0], inherited[1], nics.wires, log, terminal, shares, devices)
             khz = 0 if self.kvm else tsc.frequency_khz()
             command = command_line(config, wires, qemu=program, kvm=self.kvm, tsc_khz=khz)
+            if _confined(shares):
+                command = confine.command(command)
             _logger.debug("starting %s", command)
             self._child = Child(command, [*inherited, *nics.fds])
             nics.inherited()
@@ -286,7 +288,19 @@ def _share(tag: str, server: Server) -> Share:
             f"share {tag} is no directory, which is all that QEMU shares: use the engine kvm, or "
             "serve it at the gateway (net.start_server(server.handle, 564)), mounted by trans=tcp"
         )
-    return Share(tag, *found)
+    return Share(tag, *found, keeps_setuid(server))
+
+
+def _confined(shares: Sequence[Share]) -> bool:
+    """Tell whether set-ID bits are refused; QEMU is one process, with one rule for all shares."""
+    writable = [each for each in shares if not each.read_only]
+    kept = [each.tag for each in writable if each.keep_setuid]
+    if kept and len(kept) < len(writable):
+        raise EngineError(
+            f"share {kept[0]} is setuid: and others are not, which QEMU cannot tell apart: use the "
+            "engine kvm, or make the others read-only (ro:)"
+        )
+    return bool(writable) and not kept
 
 
 def _quiet() -> logging.Logger:

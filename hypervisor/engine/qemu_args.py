@@ -32,11 +32,12 @@ FRONT_ENDS = {4: "vhost-user-rng", 19: "vhost-user-vsock-device"}
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """A directory of the host that the guest mounts by its tag."""
+    """A directory of the host that the guest mounts by its tag; see `confine` for set-ID bits."""
 
     tag: str
     directory: str
     read_only: bool
+    keep_setuid: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +146,9 @@ def share(number: int, what: Share) -> list[str]:
     """Return the arguments of a directory that QEMU shares over virtio-9p.
 
     QEMU walks it without following links.  Owners are not changed for the guest ("none"), as in
-    our own server, and inodes of several file systems stay apart ("remap").
+    our own server, and inodes of several file systems stay apart ("remap").  Mapping them into
+    attributes instead would hide from the host's users what guests make: files of mode 0600, and
+    links that are files.
     """
     access = ",readonly=on" if what.read_only else ""
     return [

@@ -79,6 +79,11 @@ def directory_of(server: Server) -> tuple[str, bool] | None:
     return (path, bool(getattr(server, "read_only", False))) if isinstance(path, str) else None
 
 
+def keeps_setuid(server: Server) -> bool:
+    """Tell whether guests may make files that lend rights on the host."""
+    return bool(getattr(server, "keep_setuid", False))
+
+
 def _as_server(what: object) -> Server | None:
     if hasattr(what, "converse"):
         return cast(Server, what)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from . import acpi, bzimage, cmdline, cpu, elf, layout, mptable, pvh
+from . import acpi, bzimage, cmdline, cpu, elf, layout, mptable, pvh, smbios
 from . import initrd as ramdisk
 from .elf import Bytes, KernelError
 
@@ -26,12 +26,16 @@ class GuestRam(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """The machine that the kernel will find; `devices` counts the virtio-mmio devices."""
+    """The machine that the kernel will find; `devices` counts the virtio-mmio devices.
+
+    `uuid` is what it finds in the SMBIOS tables; without one there are none.
+    """
 
     ram_size: int
     cpus: int = 1
     devices: int = 0
     acpi: bool = True
+    uuid: str = ""
 
     @property
     def low_end(self) -> int:
@@ -59,14 +63,16 @@ def load(
     ram_size: int,
     devices: int = 0,
     acpi: bool = True,
+    uuid: str = "",
 ) -> cpu.Entry:
     """Write everything that `kernel` needs, and return how the first processor enters it.
 
     `cmdline` is used as it is (`cmdline.default_cmdline` makes one).  With `acpi` false an MP
-    table is written instead of ACPI's.  Raises `KernelError` where something is not what it
-    should be or does not fit, and `UsageError` for an impossible board; nothing is written then.
+    table is written instead of ACPI's; with a `uuid`, SMBIOS tables are.  Raises `KernelError`
+    where something is not what it should be or does not fit, and `UsageError` for an impossible
+    board; nothing is written then.
     """
-    made = plan(Board(ram_size, cpus, devices, acpi), kernel, initrd, cmdline)
+    made = plan(Board(ram_size, cpus, devices, acpi, uuid), kernel, initrd, cmdline)
     if initrd is not None:
         ramdisk.check(initrd)
     for address, data in made.pieces:
@@ -88,7 +94,7 @@ def plan(board: Board, kernel: Bytes, initrd: Bytes | None, cmdline: str) -> Pla
         found = bytes(kernel[:4]).hex() or "an empty file"
         expected = "a bzImage (HdrS at byte 0x202) or an ELF file (7f454c46)"
         raise KernelError("not a kernel", expected, found)
-    return replace(made, pieces=(tables, *made.pieces))
+    return replace(made, pieces=(*tables, *made.pieces))
 
 
 def load_flat(memory: GuestRam, program: Bytes) -> cpu.Entry:
@@ -109,11 +115,12 @@ class Plan:
     initrd: tuple[int, int]
 
 
-def _tables(board: Board) -> tuple[int, bytes]:
-    """Return the tables that describe the board, with their address."""
+def _tables(board: Board) -> list[tuple[int, bytes]]:
+    """Return the tables that describe the board, with their addresses."""
     slots = [layout.slot(number) for number in range(board.devices)]
-    tables = acpi.tables(board.cpus, slots)
-    return (layout.RSDP, tables) if board.acpi else (layout.MP_TABLE, mptable.table(board.cpus))
+    tables = (layout.RSDP, acpi.tables(board.cpus, slots))
+    made = [tables if board.acpi else (layout.MP_TABLE, mptable.table(board.cpus))]
+    return [*made, (layout.SMBIOS, smbios.tables(board.uuid))] if board.uuid else made
 
 
 def _plan_bzimage(kernel: Bytes, initrd: Bytes | None, words: str, board: Board) -> Plan:

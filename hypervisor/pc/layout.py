@@ -30,6 +30,7 @@ CMDLINE_SIZE = 2048  # with the NUL at its end
 FLAT_END = LOW_END = 0x9FC00  # where a PC's extended BIOS data area begins
 MP_TABLE = LOW_END  # for kernels without ACPI, which look into the last KiB below 640 KiB
 RSDP = 0xE0000  # and the other ACPI tables after it
+SMBIOS = 0xF0000  # the entry point, and the tables after it
 BIOS_END = 0x100000
 KERNEL = 0x100000
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 
@@ -44,6 +45,26 @@ async def test_a_directory_of_the_host(image: Image, tmp_path: Path) -> None:
         assert (top / "new").read_text() == "from the guest\n"
         assert "secret" not in await command(vm, "cat /mnt/out 2>/dev/null")
         assert "Read-only" in await command(vm, "echo no >/run/ro/hello")
+
+
+@pytest.mark.parametrize("kind", ["dir", "setuid"])
+async def test_set_id_bits_and_device_nodes(image: Image, tmp_path: Path, kind: str) -> None:
+    """The guest's root is not the host's, unless the share says so."""
+    shares = {"src": f"{kind}:{tmp_path}"}
+    async with Machine(image.kernel, image.initrd, engine="qemu", shares=shares) as vm:
+        await prompt(vm)
+        done = await command(
+            vm,
+            f"{MOUNT} src /mnt; cd /mnt; cp /bin/busybox sh; chmod 4755 sh; touch f; chmod 750 f;"
+            " mkdir d; ln -s f l; mknod null c 1 3; cd /; umount /mnt",
+        )
+    kept = kind == "setuid"
+    assert ("chmod: sh: Operation not permitted" not in done) is kept, done
+    assert bool((tmp_path / "sh").stat().st_mode & stat.S_ISUID) is kept
+    assert kept or not (tmp_path / "null").exists()  # newer ones of QEMU make none anyway
+    assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == 0o750
+    assert (tmp_path / "d").is_dir()
+    assert (tmp_path / "l").readlink() == Path("f")
 
 
 async def test_a_repository_is_for_the_engine_kvm(image: Image) -> None:

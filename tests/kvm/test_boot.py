@@ -66,6 +66,7 @@ def test_boot_to_a_shell_and_power_off(image: Image, cpus: int) -> None:
                 vm, "cat /sys/devices/system/clocksource/clocksource0/available_clocksource"
             )
             assert abs(await now(vm) - time.time()) < 5
+            assert vm.config.uuid in await command(vm, "cat /sys/class/dmi/id/product_uuid")
             vm.console.write(b"poweroff -f\n")
             async with asyncio.timeout(30):
                 assert (await vm.wait()).reason is ExitReason.POWER_OFF

@@ -87,6 +87,21 @@ async def test_root(c) -> None:
     ]
 
 
+async def test_directories_below_each_other_up_to_a_bound(tree, c) -> None:
+    async with tree.main.transaction("deep") as t:
+        t.write("d/" * 254 + "f", b"x")
+    await c.mkdir(T)
+    path = f"{T}/rw/" + "d/" * 255
+    await c.mkdir(path)
+    await c.write(f"{path}g", b"y")
+    await c.mkdir(f"{path}d")
+    with pytest.raises(P9Error, match="File name too long") as caught:
+        await c.mkdir(f"{path}d/d")
+    assert caught.value.errno == errno.ENAMETOOLONG
+    await c.command(f"{T}/ctl", "commit")
+    assert await c.read("branch/main/ro/" + "d/" * 255 + "g") == b"y"
+
+
 async def test_transaction_from_mkdir_to_commit(tree, c) -> None:
     await c.mkdir("branch/main")
     assert await c.listdir("branch") == ["main"]

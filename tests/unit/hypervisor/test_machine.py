@@ -101,6 +101,48 @@ async def test_stop_past_the_deadline_kills(kernel: Path, monkeypatch: pytest.Mo
         assert (await vm.stop(timeout=0)).reason is ExitReason.KILLED
 
 
+class Booting(FakeEngine):
+    """A guest that hears the third press; before, the second one fails."""
+
+    presses = 0
+
+    async def press_power_button(self) -> None:
+        self.presses += 1
+        if self.presses == 2:
+            raise EngineError("QEMU did not system_powerdown")
+        if self.presses == 3:
+            self.end(ExitReason.POWER_OFF)
+
+
+async def test_stop_presses_again_for_a_guest_that_boots(
+    kernel: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(machine_module.ENGINES, "auto", Booting)
+    monkeypatch.setattr(machine_module, "_PRESS_AGAIN", 0)
+    async with Machine(kernel) as vm:
+        assert (await vm.stop(60)).reason is ExitReason.POWER_OFF
+
+
+class Frozen(FakeEngine):
+    """An engine that answers nothing."""
+
+    async def press_power_button(self) -> None:
+        await asyncio.Event().wait()
+
+    resume = press_power_button
+
+
+@pytest.mark.parametrize("paused", [False, True])
+async def test_stop_of_an_engine_that_answers_nothing_kills(
+    kernel: Path, monkeypatch: pytest.MonkeyPatch, paused: bool
+) -> None:
+    monkeypatch.setitem(machine_module.ENGINES, "auto", Frozen)
+    async with Machine(kernel) as vm:
+        if paused:
+            await vm.pause()
+        assert (await vm.stop(timeout=0)).reason is ExitReason.KILLED
+
+
 async def test_failed_start_is_raised_and_ends(
     kernel: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

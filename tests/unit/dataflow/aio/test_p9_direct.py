@@ -142,5 +142,9 @@ async def test_a_path_is_a_directory_or_a_repository(tmp_path):
         assert not isinstance(server, DirectoryServer)
     async with open_share(f"dir:{tmp_path}/bare.git") as server:
         assert isinstance(server, DirectoryServer)
+        assert not server.keep_setuid
+    async with open_share(f"setuid:{tmp_path}") as server:
+        assert server.keep_setuid
+        assert server._top.host.keep_setuid
     with pytest.raises(FileNotFoundError, match="No such file"):
         open_share(f"{tmp_path}/none")

@@ -1,6 +1,9 @@
 """What is refused before a machine is made, in one line that says what to do."""
 
+import gzip
+import lzma
 import os
+import struct
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,48 @@ def test_kernels(tmp_path: Path) -> None:
         checks.kernel(tmp_path / "text")
     with pytest.raises(UsageError, match=r"cannot read the kernel .*none: No such file"):
         checks.kernel(tmp_path / "none")
+
+
+DRIVER = b"....\0virtio-mmio\0...."
+CMDLINE = DRIVER + b"virtio-mmio-cmdline\0"
+ELF = b"\x7fELF" + bytes(100)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "initrd", "warns"),
+    [
+        (ELF, DRIVER, True),  # a module, as Debian's
+        (ELF, gzip.compress(DRIVER, mtime=0), True),
+        (ELF + DRIVER, None, True),  # part of the kernel
+        (ELF, CMDLINE, False),
+        (ELF, gzip.compress(CMDLINE, mtime=0), False),
+        (ELF + CMDLINE, None, False),
+        (ELF, b"\x28\xb5\x2f\xfd", False),  # zstd: nobody knows
+        (ELF, gzip.compress(DRIVER, mtime=0)[:-12], False),  # cut short
+        (ELF, None, False),
+    ],
+)
+def test_devices_without_acpi(
+    tmp_path: Path, kernel: bytes, initrd: bytes | None, warns: bool
+) -> None:
+    (tmp_path / "kernel").write_bytes(kernel)
+    if initrd is not None:
+        (tmp_path / "initrd").write_bytes(initrd)
+    path = tmp_path / "initrd" if initrd is not None else None
+    warning = checks.without_acpi(tmp_path / "kernel", path)
+    assert ("has no CONFIG_VIRTIO_MMIO_CMDLINE_DEVICES" in warning) is warns
+    assert "\n" not in warning
+
+
+def test_devices_without_acpi_of_a_bzimage(tmp_path: Path) -> None:
+    payload = lzma.compress(ELF + DRIVER) + bytes(4)
+    image = bytearray(1024)
+    image[0x1F1] = 1  # sectors of setup code
+    image[0x202:0x206] = b"HdrS"
+    struct.pack_into("<H", image, 0x206, 0x20C)
+    struct.pack_into("<II", image, 0x248, 0, len(payload))
+    (tmp_path / "kernel").write_bytes(bytes(image) + payload)
+    assert "no devices" in checks.without_acpi(tmp_path / "kernel", None)
 
 
 def test_kvm_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

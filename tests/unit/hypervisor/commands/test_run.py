@@ -1,8 +1,15 @@
 """`hypervisor run`: which machines its arguments and files come to, and their lives."""
 
 import asyncio
+import contextlib
+import json
 import os
-from collections.abc import Sequence
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -11,12 +18,13 @@ from fake_engine import EchoEngine, until
 
 from hypervisor import ExitReason
 from hypervisor import machine as machine_module
+from hypervisor.aio.console import Console
 from hypervisor.cli import main
-from hypervisor.commands import launch
+from hypervisor.commands import base, launch
 from hypervisor.commands.hyperkit import ACCEPTED, REFUSED
 from hypervisor.commands.settings import Settings
 from hypervisor.control import place
-from hypervisor.engine.base import Exit
+from hypervisor.engine.base import Config, Exit, Notify
 
 
 @pytest.fixture
@@ -228,6 +236,132 @@ async def test_serial_to_a_pty_and_a_ring(kernel: Path, tmp_path: Path, sockets:
     async with launch.control.connect(sockets / "web.sock") as client:
         await client.request("kill")
     assert await task == 1
+
+
+def hears_signals() -> bool:
+    """Tell whether the machines have started: SIGUSR1 would pause them."""
+    return signal.getsignal(signal.SIGUSR1) is not signal.SIG_DFL
+
+
+class Starting(EchoEngine):
+    """An engine whose second machine never gets to run."""
+
+    begun = 0
+
+    async def start(self, config: Config, console: Console, notify: Notify) -> None:
+        Starting.begun += 1
+        if Starting.begun == 2:
+            await asyncio.Event().wait()
+        await super().start(config, console, notify)
+
+
+async def test_sigterm_while_it_starts_gives_back_what_was_made(
+    kernel: Path,
+    tmp_path: Path,
+    sockets: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(machine_module.ENGINES, "auto", Starting)
+    monkeypatch.setattr(Starting, "begun", 0)
+    made = [Settings(kernel=kernel, console=False) for _ in range(2)]
+    task = asyncio.create_task(launch.run(made, sockets, tmp_path / "pid"))
+    await until(lambda: Starting.begun == 2)
+    assert names(sockets) == ["vm.sock", "vm2.sock"]
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await task == 1
+    assert not names(sockets)
+    assert "pid" not in names(tmp_path)
+    assert capsys.readouterr().err == "ended by a signal before the start was done\n"
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+class FullPipe:
+    """A pipe as standard output or error that nobody reads, full up to the last octet."""
+
+    def __init__(self) -> None:
+        self._read, write = os.pipe()
+        os.set_blocking(write, False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(write, bytes(4096))
+        os.set_blocking(write, True)
+        self.file = os.fdopen(write, "w")
+
+    def close(self) -> None:
+        """Let who writes go on."""
+        os.close(self._read)
+        self.file.close()
+        for thread in threading.enumerate():
+            if thread.name == "output":
+                thread.join()
+
+
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(launch, "_FAREWELL", 0.05)
+    monkeypatch.setattr(base, "_SAY_MS", 0)
+    pipes = {name: FullPipe() for name in ("stdout", "stderr")}
+    for name, pipe in pipes.items():
+        monkeypatch.setattr(sys, name, pipe.file)
+    with open(os.devnull) as nothing:
+        monkeypatch.setattr(sys, "stdin", nothing)
+        yield
+    monkeypatch.undo()
+    for pipe in pipes.values():
+        pipe.close()
+
+
+@pytest.mark.usefixtures("unread")
+@pytest.mark.parametrize("machines", [1, 2])
+@pytest.mark.parametrize("ended", [False, True])
+async def test_sigterm_ends_it_though_the_terminal_takes_nothing(
+    kernel: Path, sockets: Path, machines: int, ended: bool
+) -> None:
+    made = [Settings(kernel=kernel, stop_timeout=0) for _ in range(machines)]
+    task = asyncio.create_task(launch.run(made, sockets, None))
+    await until(hears_signals)
+    if ended:  # and only the terminal keeps it
+        for path in place.running(sockets):
+            async with launch.control.connect(path) as client:
+                await client.request("stop")
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await task == 0
+
+
+@pytest.mark.usefixtures("unread")
+async def test_sigterm_ends_it_though_no_client_reads(kernel: Path, sockets: Path) -> None:
+    made = [Settings(kernel=kernel, console=False) for _ in range(3)]
+    task = asyncio.create_task(launch.run(made, sockets, None))
+    await until(hears_signals)
+    clients = [Silent(path, op) for path in place.running(sockets) for op in Silent.OPS]
+    for client in clients:
+        await until(client.answered)
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert await task == 0
+    for client in clients:
+        client.sock.close()
+
+
+class Silent:
+    """A client of a control socket that sends a request and takes no answer."""
+
+    OPS = ("", "console", "events", "half")
+
+    def __init__(self, path: Path, op: str) -> None:
+        self.op = op
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.setblocking(False)
+        self.sock.connect(str(path))
+        if op == "half":  # closed for writing, and more asked for than its buffer holds
+            self.sock.send(b'{"op": "statistics"}\n' * 1000)
+            self.sock.shutdown(socket.SHUT_WR)
+        elif op:
+            self.sock.send(json.dumps({"op": op}).encode() + b"\n")
+
+    def answered(self) -> bool:
+        """Tell whether an answer waits to be read."""
+        return not self.op or bool(select.select([self.sock], [], [], 0)[0])
 
 
 async def test_different_networks_are_refused(kernel: Path, sockets: Path) -> None:

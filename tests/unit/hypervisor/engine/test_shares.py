@@ -19,7 +19,7 @@ from hypervisor.aio.p9 import Outside, Streams
 from hypervisor.cli import main
 from hypervisor.engine import qemu_args, shares
 from hypervisor.engine.kvm import KvmEngine
-from hypervisor.engine.qemu import QemuEngine, _share
+from hypervisor.engine.qemu import QemuEngine, _confined, _share
 from hypervisor.engine.shares import Shares, directory_of, parse
 
 uvloop.run(asyncio.sleep(0))  # libuv opens two descriptors for the life of the process
@@ -159,3 +159,18 @@ async def test_qemu_shares_directories_alone(opened: Shares, tmp_path: Path) -> 
     ]
     with pytest.raises(EngineError, match=r"share data is no directory.*trans=tcp"):
         _share("data", node)
+
+
+async def test_set_id_bits_are_kept_by_all_of_qemus_shares_or_none(
+    opened: Shares, tmp_path: Path
+) -> None:
+    kinds = ("dir", "ro", "setuid")
+    await opened.open([(kind, f"{kind}:{tmp_path}") for kind in kinds])
+    by_tag = {tag: _share(tag, server) for tag, server in opened.servers}
+    assert [by_tag[kind].keep_setuid for kind in kinds] == [False, False, True]
+    assert not _confined([])
+    assert not _confined([by_tag["ro"]])
+    assert _confined([by_tag["dir"], by_tag["ro"]])
+    assert not _confined([by_tag["setuid"], by_tag["ro"]])
+    with pytest.raises(EngineError, match="share setuid is setuid: and others are not"):
+        _confined([by_tag["dir"], by_tag["setuid"]])
