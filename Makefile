@@ -14,6 +14,9 @@ BENCHMARKS := $(wildcard $(patsubst %,benchmarks/%.py,peers tcp vhost scale hype
 PYTEST ?=
 FAST := -m "not compat and not slow" tests/unit tests/packetdrill
 
+# Python keeps what it compiled: each worker, and each program that a test starts, loads it.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-kvm check bench fuzz asan setup clean
 
 demo:
