@@ -36,7 +36,7 @@ check:
 	$(PYTHON_VENV) -m ruff format --check .
 	$(PYTHON_VENV) -m ruff check .
 	$(PYTHON_VENV) -m mypy
-	scripts/tests -q -n auto $(PYTEST) $(FAST)
+	scripts/tests -q -n auto --dist worksteal $(PYTEST) $(FAST)
 
 bench:
 	@scripts/setup test

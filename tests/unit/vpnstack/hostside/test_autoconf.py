@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from vpnstack.proto import acd, dhcp, dhcp_client, dhcp_client, dhcpv6_client, ra, slaac
+from vpnstack.proto import acd, dhcp, dhcp_client, dhcpv6_client, ra, slaac
 from vpnstack.services.dhcp import DhcpService
 from vpnstack.stack import configured
 from vpnstack.stack.autoconf import Autoconf, Config
