@@ -14,6 +14,9 @@ BENCHMARKS := $(wildcard $(patsubst %,benchmarks/%.py,peers tcp vhost scale hype
 PYTEST ?=
 FAST := -m "not compat and not slow" tests/unit tests/packetdrill
 
+# Python keeps what it compiled: each worker, and each program that a test starts, loads it.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-kvm check bench fuzz asan setup clean
 
 demo:
@@ -33,7 +36,7 @@ check:
 	$(PYTHON_VENV) -m ruff format --check .
 	$(PYTHON_VENV) -m ruff check .
 	$(PYTHON_VENV) -m mypy
-	scripts/tests -q -n auto $(PYTEST) $(FAST)
+	scripts/tests -q -n auto --dist worksteal $(PYTEST) $(FAST)
 
 bench:
 	@scripts/setup test

@@ -112,7 +112,7 @@ async def test_datagrams_through_a_narrow_link(kernel: Kernel, far: Far, version
         peer = sock.getsockname()[:2]
         here, inbox = await net.host.create_datagram_endpoint(Inbox, remote_addr=peer)
         data = random.Random(version).randbytes(10_000)
-        for _ in range(3):
+        for _ in range(20):
             here.sendto(data)
             try:
                 found, addr = await asyncio.wait_for(loop.sock_recvfrom(sock, 1 << 17), 0.5)

@@ -145,7 +145,7 @@ async def test_time_wait_of_ours_is_reused(kernel: Kernel, version: int) -> None
         server = await net.host.start_server(greet, 0)
         for _ in range(3):
             sock = kernel.socket(version, socket.SOCK_STREAM, KERNEL[version], 40_000)
-            await asyncio.wait_for(loop.sock_connect(sock, (OURS[version], server.port)), 2)
+            await asyncio.wait_for(loop.sock_connect(sock, (OURS[version], server.port)), 20)
             assert await loop.sock_recv(sock, 99) == b"hello"
             assert await loop.sock_recv(sock, 99) == b""
             sock.close()
@@ -160,7 +160,7 @@ async def test_time_wait_of_the_kernel_is_reused(kernel: Kernel, version: int) -
         listener.listen()
         local, remote = (OURS[version], 40_000), listener.getsockname()[:2]
         for _ in range(3):
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(20):
                 reader, writer = await net.host.open_connection(*remote, local_addr=local)
                 sock, _ = await loop.sock_accept(listener)
                 sock.close()

@@ -97,7 +97,7 @@ async def test_our_tail_probe(kernel: Kernel, version: int) -> None:
         ends.ours[1].write(b"tail")
         await until(lambda: net.link.link_statistics().tx.lost == 1)
         net.link.tx = Impairment(latency=0.02)
-        assert await asyncio.wait_for(ends.theirs[0].readexactly(4), 2) == b"tail"
+        assert await asyncio.wait_for(ends.theirs[0].readexactly(4), 20) == b"tail"
         await until(lambda: not ends.info.tcpi_unacked)
         assert (ends.info.tcpi_total_retrans, ends.info.tcpi_total_rto) == (1, 0)
 
@@ -111,7 +111,7 @@ async def test_the_kernels_tail_probe(kernel: Kernel, version: int) -> None:
         ends.theirs[1].write(b"tail")
         await until(lambda: net.link.link_statistics().rx.lost == 1)
         net.link.rx = Impairment(latency=0.02)
-        assert await asyncio.wait_for(ends.ours[0].readexactly(4), 2) == b"tail"
+        assert await asyncio.wait_for(ends.ours[0].readexactly(4), 20) == b"tail"
         told = kernel.counters()
         assert (told["TCPLossProbes"], told["TCPTimeouts"]) == (1, 0)
 

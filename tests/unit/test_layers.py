@@ -7,7 +7,8 @@ under TYPE_CHECKING: what a module names, it depends on.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -120,6 +121,12 @@ def read_sources(root: Path) -> Sources:
     return sources
 
 
+@cache
+def nodes(source: str) -> Sequence[ast.AST]:
+    """Parse a module; all its nodes."""
+    return list(ast.walk(ast.parse(source)))
+
+
 def absolute(node: ast.ImportFrom, module: str, is_package: bool) -> str:
     """Resolve `from ..x import` to a dotted name."""
     if not node.level:
@@ -132,7 +139,7 @@ def absolute(node: ast.ImportFrom, module: str, is_package: bool) -> str:
 def imports(module: str, source: str, names: Iterable[str]) -> Iterator[str]:
     """Yield the dotted name of everything that `module` imports, `from` imports name by name."""
     is_package = any(name != module and within(name, module) for name in names)
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -198,7 +205,7 @@ def does_io(sources: Sources) -> list[str]:
 
 def global_randomness(source: str) -> Iterator[str]:
     """Yield every use of `random` but the class that is seeded and passed in."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         if isinstance(node, ast.ImportFrom) and node.module == "random":
             yield from (f"random.{a.name}" for a in node.names if a.name != "Random")
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "random":

@@ -68,6 +68,7 @@ class Autoconf4:
         if len(remote[0]) == 4:
             self.client.receive(data, now)
             self._take_events(now)
+            self.stack.look()
 
     def icmp_received(
         self, remote: Endpoint, local: Endpoint, error: icmp.Error, now: float

@@ -113,6 +113,7 @@ class Autoconf6:
             self.client.receive(data, now)
             self._take_dhcp(now)
             self._join_all(now)
+            self.stack.look()
 
     def icmp_received(
         self, remote: Endpoint, local: Endpoint, error: icmp.Error, now: float

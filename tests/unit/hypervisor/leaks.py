@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +81,17 @@ def leaked(before: Held) -> list[str]:
         gc.collect()
         os.sched_yield()
     return []
+
+
+def settles(count: Callable[[], tuple[int, ...]], before: tuple[int, ...]) -> bool:
+    """Say whether no number that `count` returns is, or soon will be, above the one `before`."""
+    deadline = time.monotonic() + PATIENCE
+    while any(now > then for now, then in zip(count(), before, strict=True)):
+        if time.monotonic() > deadline:
+            return False
+        gc.collect()
+        os.sched_yield()
+    return True
 
 
 BEFORE = pytest.StashKey[Held]()

@@ -4,6 +4,8 @@ import importlib.util
 import random
 from pathlib import Path
 
+import pytest
+
 from dataflow.p9.wire import emit
 
 
@@ -30,8 +32,11 @@ def test_wire():
         target.TestOneInput(bytes(raw[4:5] + raw[7:]))
 
 
-async def test_call_sequences(caplog):
+@pytest.mark.parametrize(
+    "seeds", [range(300), pytest.param(range(300, 1500), marks=pytest.mark.slow)]
+)
+async def test_call_sequences(caplog, seeds):
     calls = load("fuzz_p9_calls")
-    for seed in range(1500):
+    for seed in seeds:
         await calls.run(random.Random(seed))
     assert not [r for r in caplog.records if "tree failed" in r.message], caplog.text[-3000:]

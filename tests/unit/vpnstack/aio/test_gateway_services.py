@@ -299,7 +299,17 @@ async def test_nothing_is_left_behind() -> None:
         writer.close()
 
     loop = asyncio.get_running_loop()
-    before = None
+
+    def held() -> tuple[int, ...]:
+        timers = [h for h in loop._scheduled if not h.cancelled()]  # type: ignore[attr-defined]
+        watched = loop._selector.get_map()  # type: ignore[attr-defined]
+        descriptors = os.listdir("/proc/self/fd")
+        return len(descriptors), len(asyncio.all_tasks()), len(timers), len(watched)
+
+    def settled() -> bool:
+        return all(now <= then for now, then in zip(held(), before, strict=True))
+
+    before: tuple[int, ...] = ()
     for _ in range(2):
         async with network() as (gateway, guest):
             server = await asyncio.start_server(talk, "127.0.0.1", 0)
@@ -317,15 +327,11 @@ async def test_nothing_is_left_behind() -> None:
         server.close()
         del gateway, guest
         gc.collect()
-        await asyncio.sleep(0.05)
-        state = (
-            set(os.listdir("/proc/self/fd")),
-            len(asyncio.all_tasks()),
-            [h for h in loop._scheduled if not h.cancelled()],  # type: ignore[attr-defined]
-            len(loop._selector.get_map()),  # type: ignore[attr-defined]
-        )
-        assert before is None or state == before
-        before = state
+        if before:
+            await until(settled)
+        else:
+            await asyncio.sleep(0.05)
+            before = held()
 
 
 async def test_port_that_dies_takes_its_flows_along() -> None:

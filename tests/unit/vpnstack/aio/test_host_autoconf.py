@@ -26,7 +26,8 @@ from vpnstack.stack.autoconf import Config
 from vpnstack.wire import ip, ndp
 
 QUICK = Config(
-    dhcp=dhcp_client.Config(hostname="box", first_wait=1.0),
+    dhcp=dhcp_client.Config(hostname="box", start_delay=0.02),
+    addresses=slaac.Config(retrans_timer=0.02, max_delay=0.02),
     claims=acd.Config(0.01, 1, 0.01, 0.02, 0.03, 2, 0.02, 10.0),
 )
 

@@ -10,7 +10,7 @@ from vpnstack.aio import virtual
 from vpnstack.aio.host import Host
 from vpnstack.link.virtual import cable
 
-COUNT = 400
+COUNT = 100
 STOCK = tracemalloc.Filter(False, "*core/memory.py")  # bounded, of the process
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 
 import pytest
 
@@ -18,9 +17,7 @@ def test_waiting_takes_no_time() -> None:
             await asyncio.sleep(60)
         return asyncio.get_running_loop().time()
 
-    before = time.perf_counter()
     assert virtual.run(main()) == pytest.approx(START + 60_000)
-    assert time.perf_counter() - before < 5
 
 
 def test_the_clock_moves_for_a_timer_that_is_due_already() -> None:

@@ -107,6 +107,15 @@ def test_solicited_node_groups_are_reported_before_the_probe(lan: Lan) -> None:
     assert kinds.count("probe") == 1
 
 
+def test_an_offer_is_answered_at_once(lan: Lan) -> None:
+    """With no other timer in between: the times of RFC 2131 4.1 are for what gets no answer."""
+    router(lan)
+    quick = dhcp_client.Config(first_wait=50.0)
+    auto = lan.host(2, Config(ipv6=False, dhcp=quick, claims=QUICK))
+    lan.run(5)
+    assert configured.AddressAdded(ip.parse_address("10.0.0.10"), 24, "DHCP") in events(auto)
+
+
 def test_lease_renewed_then_lost(lan: Lan) -> None:
     server = router(lan)
     auto = lan.host(2, Config(ipv6=False, claims=QUICK))

@@ -11,7 +11,9 @@ import pytest
 PATH = Path(__file__).parents[3] / "fuzz" / "fuzz_tcp.py"
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))]
+)
 def test_seeded_sequences(seed: int) -> None:
     spec = importlib.util.spec_from_file_location("fuzz_tcp", PATH)
     assert spec is not None
