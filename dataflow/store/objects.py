@@ -76,6 +76,11 @@ class Cache(Generic[K, V]):
         self.put(key, value)
         return value
 
+    def peek(self, key: K) -> V | None:
+        """Return the value of `key` if it is kept; that counts for no use."""
+        found = self._items.get(key)
+        return found[0] if found is not None else None
+
     def put(self, key: K, value: V) -> None:
         """Keep a value that is known already; one that alone weighs more than all is not kept."""
         weight = self._weigh(value)
