@@ -23,12 +23,13 @@ from .format import check_format, read_shallow
 from .grouppack import StagedPack, build
 from .index import History
 from .journal import Journal
+from .locks import lock_owner
 from .loose import LooseWriter, Staged, decode, object_id
 from .objects import Cache
 from .pack import LIMIT, Packer
 from .recovery import Recovered, recover
 from .reflog import Reflogs
-from .refs import RefFiles, lock_owner
+from .refs import RefFiles
 
 PENDING_MAX = 16 << 20  # octets kept in memory before they are written out
 RECENT_MAX = 4 << 20  # octets kept of what groups put into packs: a loose file is read faster
@@ -174,7 +175,7 @@ class DiskStore:
         """Make what was put durable and move references, under their locks, all or none."""
         if self.fsync:
             self._journal.open()
-            self._refs.mark = self._journal.name
+            self._refs.mark.belong_to(self._journal.name)
         with self._refs.locked(updates) as publish:
             if self._worth_a_pack():
                 self._update_packed(updates, publish)

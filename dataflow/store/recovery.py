@@ -21,6 +21,7 @@ from ..errors import ExistsError, ObjectCorruptError, ObjectMissingError
 from .base import Kind, Oid, RefUpdate
 from .grouppack import GroupPack, StagedPack, load, release
 from .journal import PREFIX, Record, clear, places, read, take
+from .locks import mark_of
 from .loose import LooseWriter, decode, object_id
 from .refs import RefFiles
 from .syncing import sync_paths
@@ -210,3 +211,5 @@ def _empty(directory: str, dead: dict[str, int], found: dict[str, list[Record]])
             clear(fd)
         if i:
             os.unlink(os.path.join(directory, name))
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(mark_of(directory, name))

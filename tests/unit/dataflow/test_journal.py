@@ -244,7 +244,7 @@ def test_lock_of_one_who_died_meanwhile_is_removed(tmp_path) -> None:
     first = commit(ours, "0")
     second = put_commit(theirs, "1", first)
     theirs._journal.open()
-    theirs._refs.mark = theirs._journal.name
+    theirs._refs.mark.belong_to(theirs._journal.name)
     theirs._refs._take(MAIN)
     fcntl.flock(theirs._journal._fd, fcntl.LOCK_UN)  # as its end would
     third = commit(ours, "2", first)
