@@ -63,7 +63,7 @@ class GroupPack:
     def objects(self) -> Iterator[tuple[Oid, Kind, bytes]]:
         """Take apart what `build` made; `ValueError` or `zlib.error` if this is something else."""
         entries = sorted(self._entries(), key=itemgetter(1))
-        ends = [at for _, at in entries[1:]] + [len(self.octets) - _SHA_LEN]
+        ends = [*(at for _, at in entries), len(self.octets) - _SHA_LEN][1:]
         for (oid, at), end in zip(entries, ends, strict=True):
             raw = self.octets[at:end]
             start = next((i for i, octet in enumerate(raw) if octet < 0x80), 0)
@@ -74,11 +74,9 @@ def build(objects: Iterable[tuple[Oid, Kind, bytes]]) -> GroupPack:
     """Make a pack of different objects, each whole."""
     parts, entries, at = [b""], [], _HEADER.size
     for oid, kind, data in objects:
-        z = (
-            zlib.compressobj(1, zlib.DEFLATED, 12, 4)
-            if len(data) < 1 << 12
-            else zlib.compressobj(1)
-        )
+        level = 0 if kind is Kind.TREE else 1  # mostly hashes; the packer makes deltas of them
+        small = len(data) < 1 << 12
+        z = zlib.compressobj(level, zlib.DEFLATED, 12 if small else 15, 4 if small else 8)
         raw = entry_header(kind, len(data)) + z.compress(data) + z.flush()
         entries.append((bytes.fromhex(oid), zlib.crc32(raw), at))
         parts.append(raw)

@@ -189,10 +189,10 @@ class Objects:
         except (IndexError, ValueError):
             raise ObjectCorruptError(oid, "expected a commit with one committer") from None
 
-    def follow(self, oid: Oid) -> None:
-        """Tell the index of history, if there is one, of a branch's new head."""
+    def follow(self, *heads: Oid) -> None:
+        """Tell the index of history, if there is one, of branches' new heads."""
         if self.store.history is not None:
-            self.store.history.follow(oid, self._read_link)
+            self.store.history.follow(heads, self._read_link)
 
     def blob(self, oid: Oid) -> bytes:
         """Return a file's octets."""
