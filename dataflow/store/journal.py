@@ -1,8 +1,8 @@
 """The journal: what makes a group of commits durable with one flush of one file.
 
 Theory of operation.  A record holds everything a group of commits needs: the octets of its loose
-objects and the references it moves.  `DiskStore.update` goes through these steps, under Git's locks
-on all references of the group:
+objects, or of the pack that has them all (`grouppack`), and the references it moves.
+`DiskStore.update` goes through these steps, under Git's locks on all references of the group:
 
 1. the objects' files are written under temporary names, without a sync: a full disk shows here,
    before anything counts;
@@ -23,8 +23,8 @@ lower epoch behind the newest are the rest of an older turn and do not count.  A
 power cut is the last one and was not acknowledged.
 
 What a plain git may see after a power cut, before the next start of dataflow: references at older
-values, and loose files, not yet synced, that are empty or cut short (ext4 syncs what replaces a
-file, not what is new), so `git fsck` may complain until `DiskStore` was opened once.  An
+values, and loose files and packs, not yet synced, that are empty or cut short (ext4 syncs what
+replaces a file, not what is new), so `git fsck` may complain until `DiskStore` was opened once.  An
 acknowledged commit is never lost.  What *other* gits wrote without a sync is theirs to lose.
 
 The owner holds a lock (flock(2)) on its journal, which ends with the process; several processes on

@@ -95,6 +95,7 @@ class Packer:
         self._step = step
         self._settled: set[Oid] = set()
         self._grouped: dict[str, None] = {}  # packs to be taken apart, without suffix, in order
+        self._left: int | None = None  # packs to be merged that others left
         self._size = 0  # octets of all these, inflated
         self._others: int | None = None  # loose objects that are not ours to pack now; about
         self._looked = 0.0
@@ -123,7 +124,18 @@ class Packer:
     @property
     def may_group(self) -> bool:
         """Say whether a group may be written as a pack: somebody packs, and keeps up."""
-        return self.limit > 0 and len(self._grouped) < PATIENCE * GROUPS
+        return self.limit > 0 and self._small_packs() < PATIENCE * GROUPS
+
+    def _small_packs(self) -> int:
+        if self._left is None:
+            self._left = self._leftover()
+        return len(self._grouped) + self._left
+
+    def _leftover(self) -> int:
+        """Return how many packs are to be merged now."""
+        with contextlib.suppress(OSError):
+            return geometric([count for count, _ in self._mergeable()], FACTOR)
+        return 0
 
     def written(self, count: int) -> None:
         """Take note of loose objects that nothing leads to yet."""
@@ -140,7 +152,7 @@ class Packer:
     def _backlog(self) -> float:
         """Return how much of ours is loose, in units of the limits."""
         loose = len(self._settled) / max(1, self.limit)
-        return max(loose, len(self._grouped) / GROUPS, self._size / SIZE_LIMIT)
+        return max(loose, self._small_packs() / GROUPS, self._size / SIZE_LIMIT)
 
     def _start_if_due(self) -> None:
         if not self.limit or (self._thread is not None and self._thread.is_alive()):
@@ -182,6 +194,7 @@ class Packer:
                 self._sweep()
                 self._pack_loose(self.grace if grace is None else grace)
                 self._merge()
+                self._left = 0
                 self._count(rounds=1)
         return self.statistics
 

@@ -143,6 +143,21 @@ def test_the_packer_takes_groups_apart(store) -> None:
     other.close()
 
 
+def test_what_others_left_is_merged(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("dataflow.store.pack.GROUPS", 3)
+    made = {}
+    for seed in range(3):
+        store = DiskStore(tmp_path / "r.git")
+        made |= group(store, seed=seed)
+        if store.packer._thread is not None:
+            store.packer._thread.join()
+        assert len(files(store, ".pack")) == (1, 2, 1)[seed]
+        store.close()
+    store = DiskStore(tmp_path / "r.git", create=False)
+    check(store, made)
+    store.close()
+
+
 def test_a_damaged_group_stays_where_it_is(store) -> None:
     group(store)
     path = f"{store.packer.packs}/{files(store, '.pack')[0]}"
