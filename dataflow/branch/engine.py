@@ -74,11 +74,11 @@ class Engine:
         self.moved: Callable[[str], object] = lambda branch: None  # called after a branch moved
         self.groups = Grouped(store, self._tell, self.objects.forget)
 
-    def _tell(self, name: str) -> None:
-        head = self.store.ref(name)
-        if head is not None and name.startswith(HEADS):
-            self.objects.follow(head)
-        self.moved(name.removeprefix(HEADS))
+    def _tell(self, updates: Sequence[RefUpdate]) -> None:
+        heads = [u.new for u in updates if u.new is not None and u.name.startswith(HEADS)]
+        self.objects.follow(*heads)
+        for u in updates:
+            self.moved(u.name.removeprefix(HEADS))
 
     def head(self, branch: str) -> Oid | None:
         """Return the branch's newest commit; None while it has none.

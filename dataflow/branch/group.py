@@ -36,11 +36,16 @@ class Group:
         self._store = store
         self._first: dict[str, Oid | None] = {}
         self._now: dict[str, Oid | None] = {}
+        self._found: dict[str, Oid | None] = {}  # on disk, when the group first asked
         self._callbacks: list[tuple[Callback, Callback]] = []
 
     def ref(self, name: str) -> Oid | None:
         """Return what the reference points at for the next job."""
-        return self._now[name] if name in self._now else self._store.ref(name)
+        if name in self._now:
+            return self._now[name]
+        if name not in self._found:
+            self._found[name] = self._store.ref(name)
+        return self._found[name]
 
     def stage(self, updates: Sequence[RefUpdate]) -> None:
         """Compare and set all of them, or none, in the group's view."""
@@ -67,8 +72,8 @@ class Group:
             self._now, self._first = now, known
             self._undo(kept)
 
-    def settle(self) -> list[str]:
-        """Make everything durable and return the names of what moved."""
+    def settle(self) -> Sequence[RefUpdate]:
+        """Make everything durable and return what moved."""
         updates = [
             RefUpdate(name, old, self._now[name])
             for name, old in self._first.items()
@@ -78,7 +83,7 @@ class Group:
             self._store.update(updates)
         for settled, _ in self._callbacks:
             settled()
-        return [u.name for u in updates]
+        return updates
 
     def undo(self) -> None:
         """Take everything back."""
@@ -93,7 +98,10 @@ class Grouped:
     """Carries out groups of jobs on one store; `lost` is called when what was put is gone."""
 
     def __init__(
-        self, store: Store, moved: Callable[[str], object], lost: Callable[[], object]
+        self,
+        store: Store,
+        moved: Callable[[Sequence[RefUpdate]], object],
+        lost: Callable[[], object],
     ) -> None:
         self._store = store
         self._moved = moved
@@ -139,7 +147,7 @@ class Grouped:
         try:
             for job in jobs:
                 group.run(job)
-            names = group.settle()
+            updates = group.settle()
         except Exception as exc:
             group.undo()
             if not isinstance(exc, DataflowError):
@@ -147,6 +155,6 @@ class Grouped:
             return exc
         finally:
             self.group = None
-        for name in names:
-            self._moved(name)
+        if updates:
+            self._moved(updates)
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -48,6 +49,8 @@ class Watching:
         self._poll_interval = poll_interval
         self.told: Callable[[str], object] = lambda branch: None  # hears of each move, too
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._news: deque[str] = deque()  # branches that moved, for the loop
+        self._called = False  # it is going to look
         self._feeds: dict[str, Feed] = {}
         self._streams: set[Stream] = set()
         self._events: RefEvents | None = None
@@ -57,6 +60,7 @@ class Watching:
     def start(self) -> None:
         """Begin, in the running loop."""
         self._loop = asyncio.get_running_loop()
+        self._called = False
 
     def watch(
         self, branch: str, path: str | bytes, since: str | None, first_parent: bool, coalesce: bool
@@ -83,9 +87,19 @@ class Watching:
 
     def moved(self, branch: str) -> None:
         """Wake the branch's watches; called in the writing thread."""
-        if self._loop is not None:
+        loop = self._loop
+        if loop is None:
+            return
+        self._news.append(branch)
+        if not self._called:
+            self._called = True
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                self._loop.call_soon_threadsafe(self._kick, branch)
+                loop.call_soon_threadsafe(self._tell)
+
+    def _tell(self) -> None:
+        self._called = False  # before the look: what is added later calls again
+        while self._news:
+            self._kick(self._news.popleft())
 
     def statistics(self) -> WatchStatistics:
         """Return what is watched now."""

@@ -14,6 +14,7 @@ import functools
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar, cast
@@ -63,6 +64,41 @@ def one_by_one(jobs: Sequence[Job]) -> None:
             job.error = exc
 
 
+class JobQueue:
+    """Jobs for one thread, which sleeps until as many are there as it waits for.
+
+    To wake it for each would hand the interpreter to and fro between it and those who ask.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: deque[Job | None] = deque()
+        self._wanted = 0  # 0: nobody waits
+        self._bell: queue.SimpleQueue[None] = queue.SimpleQueue()
+
+    def put(self, job: Job | None) -> None:
+        """Add a job; None is the last."""
+        self._jobs.append(job)
+        if 0 < self._wanted <= len(self._jobs):
+            self._bell.put(None)
+
+    def wait(self, count: int, timeout: float | None) -> bool:
+        """Wait until so many are there; say whether they are."""
+        until = None if timeout is None else time.monotonic() + timeout
+        self._wanted = count  # before the look: who puts one later sees it
+        while len(self._jobs) < count:
+            left = None if until is None else until - time.monotonic()
+            if left is not None and left <= 0:
+                break
+            with contextlib.suppress(queue.Empty):
+                self._bell.get(timeout=left)
+        self._wanted = 0
+        return len(self._jobs) >= count
+
+    def take(self, most: int) -> list[Job | None]:
+        """Return what is there, the oldest first, up to so many."""
+        return [self._jobs.popleft() for _ in range(min(most, len(self._jobs)))]
+
+
 class Worker:
     """Runs blocking functions off the loop."""
 
@@ -74,7 +110,7 @@ class Worker:
         self.writing = 0  # jobs asked for and not done
         self._carry_out = carry_out
         self._idle = idle
-        self._jobs: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._jobs = JobQueue()
         self._writer: threading.Thread | None = None
         self._closed = False
         self._last = (0, 0)  # how many jobs the last two groups had
@@ -123,25 +159,15 @@ class Worker:
 
         Those whom the last groups served are likely to ask again at once: they are waited for.
         """
-        try:
-            first = self._jobs.get(timeout=IDLE)
-        except queue.Empty:
+        if not self._jobs.wait(1, IDLE):
             with contextlib.suppress(OSError):  # what cannot be synced stays in the journal
                 self._idle()
-            first = self._jobs.get()
-        jobs: list[Job] = []
-        patience = time.monotonic() + GATHER
-        while first is not None:
-            jobs.append(first)
-            if len(jobs) == GROUP_MAX:
-                break
-            try:
-                left = patience - time.monotonic() if len(jobs) < max(self._last) else 0
-                first = self._jobs.get(timeout=left) if left > 0 else self._jobs.get_nowait()
-            except queue.Empty:
-                break
+            self._jobs.wait(1, None)
+        self._jobs.wait(min(max(self._last), GROUP_MAX), GATHER)
+        taken = self._jobs.take(GROUP_MAX)
+        jobs = [job for job in taken if job is not None]
         self._last = (self._last[1], len(jobs))
-        return jobs, first is not None
+        return jobs, len(jobs) == len(taken)
 
     async def aclose(self) -> None:
         """Wait for the jobs asked for and end the threads, without stopping the loop."""

@@ -39,8 +39,8 @@ class History(Protocol):
     def distance(self, old: Oid, new: Oid) -> int | None:
         """Return how many first parents `old` is behind `new`; None if it is not, or unknown."""
 
-    def follow(self, oid: Oid, read: Callable[[Oid], Link]) -> None:
-        """Make `oid` and all behind it known, now or soon."""
+    def follow(self, oids: Sequence[Oid], read: Callable[[Oid], Link]) -> None:
+        """Make these commits and all behind them known, now or soon."""
 
 
 class Kind(enum.IntEnum):

@@ -185,8 +185,13 @@ def parse(data: bytes) -> dict[bytes, Entry]:
 
 def serialize(entries: Entries) -> bytes:
     """Return the octets of a tree, sorted the way Git sorts."""
-    items = sorted((order(name, e.mode), name, e) for name, e in entries.items())
-    return b"".join([b"%o %b\0%b" % (e.mode, name, bytes.fromhex(e.oid)) for _, name, e in items])
+    raw = bytes.fromhex
+    items = [
+        (name + b"/" if mode == DIRECTORY else name, name, mode, oid)
+        for name, (mode, oid) in entries.items()
+    ]
+    items.sort()
+    return b"".join([b"%o %b\0%b" % (mode, name, raw(oid)) for _, name, mode, oid in items])
 
 
 def _cut(data: bytes, at: int, end: int) -> list[Block]:

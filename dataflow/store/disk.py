@@ -1,15 +1,16 @@
 """A bare repository on disk that plain git may use at the same time, both ways.
 
-Objects: dulwich reads packs, `loose` reads and writes loose files.  References: `refs`.  What makes
-both durable, and what a crash leaves: `journal`, which opens with the theory, and `recovery`.
-What becomes of many loose files: `pack`.  What is known of history: `index`.
+Objects: dulwich reads packs, `loose` reads and writes loose files, `grouppack` makes a pack of what
+a group of commits put.  References: `refs`.  What makes both durable, and what a crash leaves:
+`journal`, which opens with the theory, and `recovery`.  What becomes of many loose files and small
+packs: `pack`.  What is known of history: `index`.
 """
 
 from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from dulwich.errors import NotGitRepository
 from dulwich.objects import ObjectID
@@ -19,15 +20,20 @@ from ..errors import ObjectCorruptError, ObjectMissingError, PeerError
 from .background import Foreground
 from .base import HEADS, Kind, Oid, RefUpdate
 from .format import check_format, read_shallow
+from .grouppack import StagedPack, build
 from .index import History
 from .journal import Journal
+from .locks import lock_owner
 from .loose import LooseWriter, Staged, decode, object_id
+from .objects import Cache
 from .pack import LIMIT, Packer
 from .recovery import Recovered, recover
 from .reflog import Reflogs
-from .refs import RefFiles, lock_owner
+from .refs import RefFiles
 
 PENDING_MAX = 16 << 20  # octets kept in memory before they are written out
+RECENT_MAX = 4 << 20  # octets kept of what groups put into packs: a loose file is read faster
+PACK_FROM = 24  # objects of an update from which on they become a pack
 
 
 class DiskStore:
@@ -62,6 +68,7 @@ class DiskStore:
         self._reflogs = Reflogs(self._repo, self.get)
         self._pending: dict[Oid, tuple[Kind, bytes]] = {}
         self._pending_len = 0
+        self._recent: Cache[Oid, tuple[Kind, bytes]] = Cache(RECENT_MAX, lambda o: len(o[1]) + 200)
         self._lock = threading.Lock()  # dulwich's pack caches
         self.recovered = self._recover()
 
@@ -77,9 +84,9 @@ class DiskStore:
 
     def get(self, oid: Oid) -> tuple[Kind, bytes]:
         """Return an object's kind and content, from memory, a loose file or a pack."""
-        pending = self._pending.get(oid)
-        if pending is not None:
-            return pending
+        known = self._pending.get(oid) or self._recent.peek(oid)
+        if known is not None:
+            return known
         try:
             with open(self._writer.path(oid), "rb") as f:
                 return decode(oid, f.read())
@@ -147,7 +154,7 @@ class DiskStore:
             staged.publish_durably()
             objects = []
         if objects or updates:
-            written = max((self._refs.written(u.name) for u in updates), default=0)
+            written = self._written(updates)
             self._journal.append(objects, updates, sync=bool(updates), written=written)
 
     # References.
@@ -168,13 +175,48 @@ class DiskStore:
         """Make what was put durable and move references, under their locks, all or none."""
         if self.fsync:
             self._journal.open()
-            self._refs.mark = self._journal.name
-        size = self._pending_len
+            self._refs.mark.belong_to(self._journal.name)
         with self._refs.locked(updates) as publish:
-            oids = self._commit(updates)
-            publish()
-        self.packer.settled(oids, size)
+            if self._worth_a_pack():
+                self._update_packed(updates, publish)
+            else:
+                size = self._pending_len
+                oids = self._commit(updates)
+                publish()
+                self.packer.settled(oids, size)
         self._reflogs.note(updates)
+
+    def _worth_a_pack(self) -> bool:
+        """Say whether what was put goes into one pack: much of it, and little enough to record."""
+        many = len(self._pending) >= PACK_FROM and self._pending_len <= self._journal.room // 2
+        return many and self.fsync and self.packer.may_group
+
+    def _update_packed(self, updates: Sequence[RefUpdate], publish: Callable[[], None]) -> None:
+        """Make a pack of what was put; it is durable, and named, before the references move."""
+        size, pending = self._pending_len, self._pending
+        try:
+            pack = build((oid, kind, data) for oid, (kind, data) in pending.items())
+            staged = StagedPack(self.packer.packs, pack)
+            try:
+                self._journal.append(
+                    [], updates, sync=True, written=self._written(updates), packs=[pack]
+                )
+                staged.publish()
+            except BaseException:
+                staged.abort()
+                raise
+        finally:
+            self._pending, self._pending_len = {}, 0
+        for oid, found in pending.items():
+            self._recent.put(oid, found)
+        try:
+            publish()
+        finally:
+            staged.release()
+        self.packer.grouped(staged.path, size)
+
+    def _written(self, updates: Sequence[RefUpdate]) -> int:
+        return max((self._refs.written(u.name) for u in updates), default=0)
 
     # The life of the store.
 

@@ -27,7 +27,7 @@ import os
 import struct
 import threading
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..errors import DataflowError
@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 CAPACITY = 4096  # records of the first file
 GROWTH = 4
 PROBES_MAX = 128
+FOLLOWED_MAX = 32  # commits that are added at once
 LINKS_MAX = 50_000  # commits kept while the way to the root is walked
 _HEADER = struct.Struct("<4sIIIQ")  # magic, capacity, count, 1 when replaced, reserved
 _RECORD = struct.Struct("<20sIIIIIqI")  # id, parents, jump, depth, generation, time, CRC
@@ -229,31 +230,32 @@ class History:
 
     def add(self, oid: Oid, parents: Sequence[Oid], when: int) -> bool:
         """Add a commit; False if a parent is not there, or no room, or somebody else is adding."""
+        return self._add_all({oid: Link(tuple(parents), when)}) == []
+
+    def _add_all(self, links: Mapping[Oid, Link]) -> list[Oid]:
+        """Add commits in order, under one lock; return those that could not be added."""
         with self._lock:
             f = self._open() or self._create()
             if f is None or f.count >= f.capacity:
-                return False
-            return self._add(f, oid, parents, when)
+                return list(links)
+            with alone(self.path + ".lock") as mine:
+                return [o for o, link in links.items() if not (mine and self._add(f, o, link))]
 
-    def _add(self, f: _File, oid: Oid, parents: Sequence[Oid], when: int) -> bool:
-        raw = bytes.fromhex(oid)
+    def _add(self, f: _File, oid: Oid, link: Link) -> bool:
+        raw, parents = bytes.fromhex(oid), link.parents
         known = f.find(raw)
         if known >= 0 and f.record(known) is not None:
             return True
         positions = [f.find(bytes.fromhex(p)) for p in parents]
-        records = [f.record(p) for p in positions if p >= 0]
-        above = [r for r in records if r is not None]
-        if len(above) != len(parents):
+        above = [r for p in positions if p >= 0 and (r := f.record(p)) is not None]
+        if len(above) != len(parents) or f.replaced or f.count >= f.capacity:
             return False
         first = positions[0] if positions else _NONE
         second = _NONE if len(parents) < 2 else positions[1] if len(parents) == 2 else _MANY
         jump, depth = _jump(f, first, above[0]) if above else (_NONE, 1)
         generation = 1 + max((r.generation for r in above), default=0)
-        with alone(self.path + ".lock") as mine:
-            if not mine or f.replaced or f.count >= f.capacity:
-                return False
-            f.append(_Record(raw, first, second, jump, depth, generation, when, 0))
-            return True
+        f.append(_Record(raw, first, second, jump, depth, generation, link.time, 0))
+        return True
 
     def _create(self) -> _File | None:
         try:
@@ -280,26 +282,36 @@ class History:
 
     # Filling in the background.
 
-    def follow(self, oid: Oid, read: Callable[[Oid], Link]) -> None:
-        """Make `oid` and all behind it known: at once if only it is new, else in the background.
+    def follow(self, oids: Sequence[Oid], read: Callable[[Oid], Link]) -> None:
+        """Make these and all behind them known: few of them at once, else in the background.
 
         Raises nothing: who calls has committed already.
         """
         try:
-            link = read(oid)
-            if self.add(oid, link.parents, link.time) or self._closed:
-                return
-            if self._filler is None or not self._filler.is_alive():
+            left = self._add_all({oid: read(oid) for oid in oids})
+            left = left and self._add_all(self._behind(left, read))
+            if left and not self._closed and not (self._filler and self._filler.is_alive()):
                 self._filler = threading.Thread(
-                    target=self._fill, args=(oid, read), name="dataflow-history", daemon=True
+                    target=self._fill, args=(left, read), name="dataflow-history", daemon=True
                 )
                 self._filler.start()
         except (OSError, RuntimeError, DataflowError) as exc:  # RuntimeError: no thread to be had
             log.warning("index of history %s: %s", self.path, exc)
 
-    def _fill(self, oid: Oid, read: Callable[[Oid], Link]) -> None:
+    def _behind(self, oids: Sequence[Oid], read: Callable[[Oid], Link]) -> dict[Oid, Link]:
+        """Return these and what a group may have put behind them, parents first."""
+        found: dict[Oid, Link] = {}
+        for head in oids:
+            todo: tuple[Oid, ...] = (head,)
+            while todo and todo[0] not in found and len(found) < FOLLOWED_MAX + len(oids):
+                link = found[todo[0]] = read(todo[0])
+                todo = () if all(map(self.generation, link.parents[:1])) else link.parents[:1]
+        return dict(reversed(found.items()))
+
+    def _fill(self, oids: Sequence[Oid], read: Callable[[Oid], Link]) -> None:
         come_last()
-        self.try_to_fill(oid, read)
+        for oid in oids:
+            self.try_to_fill(oid, read)
 
     def try_to_fill(self, oid: Oid, read: Callable[[Oid], Link]) -> None:
         """Fill; a failure is logged: walks go on with objects."""
@@ -378,7 +390,7 @@ def _copy(old: _File, new: _File, breathe: Callable[[], object]) -> None:
 
 
 def _jump(f: _File, first: int, parent: _Record) -> tuple[int, int]:
-    """Return the jump and the depth of a child of `parent`, which is at position `first`."""
+    """Return jump and depth of a child of `parent`, which is at position `first`."""
     over = f.record(parent.jump) if parent.jump != _NONE else None
     far = f.record(over.jump) if over is not None and over.jump != _NONE else None
     if over and far and parent.depth - over.depth == over.depth - far.depth:

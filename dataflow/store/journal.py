@@ -1,8 +1,8 @@
 """The journal: what makes a group of commits durable with one flush of one file.
 
 Theory of operation.  A record holds everything a group of commits needs: the octets of its loose
-objects and the references it moves.  `DiskStore.update` goes through these steps, under Git's locks
-on all references of the group:
+objects, or of the pack that has them all (`grouppack`), and the references it moves.
+`DiskStore.update` goes through these steps, under Git's locks on all references of the group:
 
 1. the objects' files are written under temporary names, without a sync: a full disk shows here,
    before anything counts;
@@ -23,8 +23,8 @@ lower epoch behind the newest are the rest of an older turn and do not count.  A
 power cut is the last one and was not acknowledged.
 
 What a plain git may see after a power cut, before the next start of dataflow: references at older
-values, and loose files, not yet synced, that are empty or cut short (ext4 syncs what replaces a
-file, not what is new), so `git fsck` may complain until `DiskStore` was opened once.  An
+values, and loose files and packs, not yet synced, that are empty or cut short (ext4 syncs what
+replaces a file, not what is new), so `git fsck` may complain until `DiskStore` was opened once.  An
 acknowledged commit is never lost.  What *other* gits wrote without a sync is theirs to lose.
 
 The owner holds a lock (flock(2)) on its journal, which ends with the process; several processes on
@@ -42,39 +42,48 @@ import threading
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dulwich.refs import Ref, check_ref_format
 
 from .base import Oid, RefUpdate
+from .grouppack import GroupPack
 from .syncing import FEW, fsync_path, sync_paths, syncfs
 
 SEGMENT = 2 << 20  # octets of each half
 PREFIX = "journal-"
-_MAGIC = b"DFJ1"
+_MAGIC = b"DFJ2"
 _HEADER = struct.Struct("<4sIIQIQ")  # magic, CRC of the rest, octets, epoch, number, nanoseconds
 _OBJECT = struct.Struct("<20sI")
 _UPDATE = struct.Struct("<H20s20s")
-_COUNTS = struct.Struct("<II")
-_NONE = bytes(20)
+_PACK = struct.Struct("<II")  # octets of the pack, of its index
+_COUNTS = struct.Struct("<III")
+_SHA_LEN = 20
+_NONE = bytes(_SHA_LEN)
 _COARSE = 5  # CLOCK_REALTIME_COARSE (time.h): the clock of files' times
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One group: loose files by object id, and references moved, at `time` (ns, coarse clock)."""
+    """One group: its objects, as loose files by id or in packs, and the references it moves.
+
+    `time` is in nanoseconds, of the coarse clock.
+    """
 
     objects: Sequence[tuple[Oid, bytes]]
     updates: Sequence[RefUpdate]
     epoch: int = 0
     number: int = 0
     time: int = 0
+    packs: Sequence[GroupPack] = ()
 
     def emit(self) -> bytes:
         """Return the record as it is on disk."""
-        parts = [_COUNTS.pack(len(self.objects), len(self.updates))]
+        parts = [_COUNTS.pack(len(self.objects), len(self.packs), len(self.updates))]
         for oid, octets in self.objects:
             parts += (_OBJECT.pack(bytes.fromhex(oid), len(octets)), octets)
+        for pack in self.packs:
+            parts += (_PACK.pack(len(pack.octets), len(pack.index)), pack.octets, pack.index)
         for u in self.updates:
             name = os.fsencode(u.name)
             parts += (_UPDATE.pack(len(name), _raw(u.old), _raw(u.new)), name)
@@ -95,15 +104,17 @@ def parse(data: bytes, at: int = 0) -> tuple[Record, int] | None:
     if zlib.crc32(body, zlib.crc32(data[at + 8 : start])) != crc:
         return None
     try:
-        objects, updates = _parse_body(body)
+        objects, packs, updates = _parse_body(body)
     except (struct.error, ValueError):  # somebody else made this, with a CRC that fits
         return None
-    return Record(objects, updates, epoch, number, when), start + size
+    return Record(objects, updates, epoch, number, when, packs), start + size
 
 
-def _parse_body(body: bytes) -> tuple[list[tuple[Oid, bytes]], list[RefUpdate]]:
+def _parse_body(
+    body: bytes,
+) -> tuple[list[tuple[Oid, bytes]], tuple[GroupPack, ...], list[RefUpdate]]:
     """Take a record apart; a name that leads out of `refs` is an error."""
-    object_count, update_count = _COUNTS.unpack_from(body)
+    object_count, pack_count, update_count = _COUNTS.unpack_from(body)
     at = _COUNTS.size
     objects: list[tuple[Oid, bytes]] = []
     for _ in range(object_count):
@@ -112,6 +123,14 @@ def _parse_body(body: bytes) -> tuple[list[tuple[Oid, bytes]], list[RefUpdate]]:
         if at > len(body):
             raise ValueError(f"expected {at} octets, found {len(body)}")
         objects.append((raw.hex(), body[at - size : at]))
+    packs: list[GroupPack] = []
+    for _ in range(pack_count):
+        size, index_size = _PACK.unpack_from(body, at)
+        at += _PACK.size + size + index_size
+        if at > len(body) or size < _SHA_LEN:
+            raise ValueError(f"expected {at} octets, found {len(body)}")
+        middle = at - index_size
+        packs.append(GroupPack(body[middle - size : middle], body[middle:at]))
     updates: list[RefUpdate] = []
     for _ in range(update_count):
         size, old, new = _UPDATE.unpack_from(body, at)
@@ -120,7 +139,7 @@ def _parse_body(body: bytes) -> tuple[list[tuple[Oid, bytes]], list[RefUpdate]]:
         if at > len(body) or not name.startswith(b"refs/") or not check_ref_format(Ref(name)):
             raise ValueError(f"expected the name of a reference, found {name!r}")
         updates.append(RefUpdate(os.fsdecode(name), _oid(old), _oid(new)))
-    return objects, updates
+    return objects, tuple(packs), updates
 
 
 def records(data: bytes) -> Iterator[Record]:
@@ -139,12 +158,11 @@ def read(fd: int) -> list[Record]:
     return sorted((r for half in halves for r in half), key=lambda r: (r.epoch, r.number))
 
 
-def places(
-    root: str, objects: Sequence[tuple[Oid, bytes]], updates: Sequence[RefUpdate]
-) -> set[str]:
+def places(root: str, record: Record) -> set[str]:
     """Return the files below the Git directory `root` that a record tells of."""
-    found = {f"{root}/objects/{oid[:2]}/{oid[2:]}" for oid, _ in objects}
-    return found | {f"{root}/{u.name}" for u in updates}
+    found = {f"{root}/objects/{oid[:2]}/{oid[2:]}" for oid, _ in record.objects}
+    found |= {f"{root}/objects/pack/{p.name}{x}" for p in record.packs for x in (".pack", ".idx")}
+    return found | {f"{root}/{u.name}" for u in record.updates}
 
 
 class Journal:
@@ -215,6 +233,7 @@ class Journal:
         *,
         sync: bool,
         written: int = 0,
+        packs: Sequence[GroupPack] = (),
     ) -> None:
         """Write a record behind the others; with `sync` it is durable, with all before it.
 
@@ -222,10 +241,13 @@ class Journal:
         A file's time may be ahead of the clock here (multigrain timestamps, Linux 6.13).
         """
         self.open()
-        octets = self._record(objects, updates, written).emit()
+        now = self._time = max(time.clock_gettime_ns(_COARSE), written, self._time)
+        record = Record(objects, updates, self._epoch, self._number, now, packs)
+        octets = record.emit()
         if len(octets) > self._segment - self._at:
             self._turn()
-            octets = self._record(objects, updates, written).emit()
+            record = replace(record, epoch=self._epoch, number=self._number)
+            octets = record.emit()
         self.dirty = True
         write_at(self._fd, octets, self._half * self._segment + self._at)
         if sync:
@@ -233,13 +255,7 @@ class Journal:
         self._at += len(octets)
         self._number += 1
         if len(self._touched) <= FEW:
-            self._touched |= places(os.path.dirname(self.path), objects, updates)
-
-    def _record(
-        self, objects: Sequence[tuple[Oid, bytes]], updates: Sequence[RefUpdate], written: int
-    ) -> Record:
-        now = self._time = max(time.clock_gettime_ns(_COARSE), written, self._time)
-        return Record(objects, updates, self._epoch, self._number, now)
+            self._touched |= places(os.path.dirname(self.path), record)
 
     def _turn(self) -> None:
         """Go on in the other half, and sync in the background what this one tells."""

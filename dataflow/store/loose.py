@@ -144,7 +144,7 @@ class LooseWriter:
                 with contextlib.suppress(FileExistsError):
                     os.mkdir(directory)
         try:
-            _write_all(fd, octets)
+            write_all(fd, octets)
         except BaseException:
             with contextlib.suppress(OSError):
                 os.unlink(name)
@@ -165,7 +165,8 @@ def _refresh(path: str) -> bool:
     return True
 
 
-def _write_all(fd: int, octets: bytes) -> None:
+def write_all(fd: int, octets: bytes) -> None:
+    """Write all of `octets`, however many calls that takes."""
     view = memoryview(octets)
     while view:
         view = view[os.write(fd, view) :]

@@ -76,6 +76,11 @@ class Cache(Generic[K, V]):
         self.put(key, value)
         return value
 
+    def peek(self, key: K) -> V | None:
+        """Return the value of `key` if it is kept; that counts for no use."""
+        found = self._items.get(key)
+        return found[0] if found is not None else None
+
     def put(self, key: K, value: V) -> None:
         """Keep a value that is known already; one that alone weighs more than all is not kept."""
         weight = self._weigh(value)
@@ -184,10 +189,10 @@ class Objects:
         except (IndexError, ValueError):
             raise ObjectCorruptError(oid, "expected a commit with one committer") from None
 
-    def follow(self, oid: Oid) -> None:
-        """Tell the index of history, if there is one, of a branch's new head."""
+    def follow(self, *heads: Oid) -> None:
+        """Tell the index of history, if there is one, of branches' new heads."""
         if self.store.history is not None:
-            self.store.history.follow(oid, self._read_link)
+            self.store.history.follow(heads, self._read_link)
 
     def blob(self, oid: Oid) -> bytes:
         """Return a file's octets."""

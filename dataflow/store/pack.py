@@ -9,10 +9,11 @@ may be about to make them reachable, and `git repack -a -d` drops what is packed
 
 Packs are merged geometrically: each is to have twice as many objects as all smaller ones together,
 so their number grows with the logarithm of history, and an object is copied that many times.
-Merging copies entries as they are.  Left alone are packs with a `.keep`, `.promisor` or `.bitmap`
-beside them, cruft packs, packs above `merge_max` octets, those that a multi-pack-index may name,
-and all of them while a `git gc` runs (gc.pid).  A reader that finds a pack gone looks again which
-there are, and git does the same.
+Merging copies entries as they are.  Packs of groups (`grouppack`) are taken apart before, as if
+their objects were loose.  Left alone are packs with a `.keep`, `.promisor` or `.bitmap` beside
+them, cruft packs, packs above `merge_max` octets, those that a multi-pack-index may name, and all
+of them while a `git gc` runs (gc.pid).  A reader that finds a pack gone looks again which there
+are, and git does the same.
 
 A crash leaves temporary files that `git gc` sweeps, objects that are both loose and packed, or a
 pack beside the larger one it was merged into: nothing that anybody misses, and all of it goes the
@@ -26,6 +27,7 @@ import logging
 import os
 import threading
 import time
+import zlib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -33,12 +35,14 @@ from dataclasses import dataclass
 from ..errors import ObjectCorruptError
 from .background import Breath, Foreground, Stopped, alone, come_last
 from .base import Oid
+from .grouppack import load
 from .loose import decode, object_id
 from .packfile import Deltas, PackWriter, Step
 
 log = logging.getLogger(__name__)
 
 LIMIT = 2000
+GROUPS = 32  # packs of groups from which on they are taken apart
 SIZE_LIMIT = 64 << 20  # octets of our loose objects, inflated, from which on they are packed too
 GRACE = 600.0
 MERGE_MAX = 1 << 30
@@ -85,12 +89,14 @@ class Packer:
         self.grace = grace
         self.merge_max = merge_max
         self.statistics = Packing()
-        self._packs = os.path.join(root, "pack")
+        self.packs = os.path.join(root, "pack")
         self._git_dir = git_dir
         self._clock = clock
         self._step = step
         self._settled: set[Oid] = set()
-        self._size = 0  # octets of these, inflated
+        self._grouped: dict[str, None] = {}  # packs to be taken apart, without suffix, in order
+        self._left: int | None = None  # packs to be merged that others left
+        self._size = 0  # octets of all these, inflated
         self._others: int | None = None  # loose objects that are not ours to pack now; about
         self._looked = 0.0
         self._lock = threading.Lock()
@@ -107,6 +113,30 @@ class Packer:
             self._breathe.patient = self._backlog() < PATIENCE
         self._start_if_due()
 
+    def grouped(self, path: str, size: int = 0) -> None:
+        """Take note of a group's pack, `size` octets inflated, that a reference leads to now."""
+        with self._lock:
+            self._grouped[path] = None
+            self._size += size
+            self._breathe.patient = self._backlog() < PATIENCE
+        self._start_if_due()
+
+    @property
+    def may_group(self) -> bool:
+        """Say whether a group may be written as a pack: somebody packs, and keeps up."""
+        return self.limit > 0 and self._small_packs() < PATIENCE * GROUPS
+
+    def _small_packs(self) -> int:
+        if self._left is None:
+            self._left = self._leftover()
+        return len(self._grouped) + self._left
+
+    def _leftover(self) -> int:
+        """Return how many packs are to be merged now."""
+        with contextlib.suppress(OSError):
+            return geometric([count for count, _ in self._mergeable()], FACTOR)
+        return 0
+
     def written(self, count: int) -> None:
         """Take note of loose objects that nothing leads to yet."""
         self._others = self._estimate() + count
@@ -121,7 +151,8 @@ class Packer:
 
     def _backlog(self) -> float:
         """Return how much of ours is loose, in units of the limits."""
-        return max(len(self._settled) / max(1, self.limit), self._size / SIZE_LIMIT)
+        loose = len(self._settled) / max(1, self.limit)
+        return max(loose, self._small_packs() / GROUPS, self._size / SIZE_LIMIT)
 
     def _start_if_due(self) -> None:
         if not self.limit or (self._thread is not None and self._thread.is_alive()):
@@ -163,6 +194,7 @@ class Packer:
                 self._sweep()
                 self._pack_loose(self.grace if grace is None else grace)
                 self._merge()
+                self._left = 0
                 self._count(rounds=1)
         return self.statistics
 
@@ -192,12 +224,13 @@ class Packer:
         with self._lock:
             ours, self._settled = self._settled, set()
             size, self._size = self._size, 0
+            groups = list(self._grouped)[::-1]
         found = self._loose()
         before = self._clock() - grace
         chosen = [(mtime, oid) for mtime, oid in found if oid in ours or mtime <= before]
         chosen.sort(reverse=True)  # the newest version of a tree whole, those before as deltas
         try:
-            packed = self._write([oid for _, oid in chosen]) if chosen else []
+            packed, taken = self._write([oid for _, oid in chosen], groups)
         except BaseException:
             with self._lock:
                 self._settled |= ours
@@ -210,6 +243,11 @@ class Packer:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self._path(oid))
         self._step("loose removed")
+        for path in taken:
+            remove_pack(path)
+        with self._lock:
+            for path in groups:
+                del self._grouped[path]
         self._count(packed=len(packed))
 
     def _path(self, oid: Oid) -> str:
@@ -231,27 +269,45 @@ class Packer:
                             found.append((entry.stat().st_mtime, first + entry.name))
         return found
 
-    def _write(self, oids: Sequence[Oid]) -> list[Oid]:
-        """Write loose objects into a pack; return those that are in it, durably."""
-        writer = PackWriter(self._packs, step=self._step)
+    def _write(self, oids: Sequence[Oid], groups: Sequence[str]) -> tuple[list[Oid], list[str]]:
+        """Write loose objects and groups' packs into one pack; return those in it, durably."""
+        writer = PackWriter(self.packs, step=self._step)
         deltas = Deltas()
-        packed: list[Oid] = []
         try:
-            for oid in oids:
-                self._breathe()
-                try:
-                    with open(self._path(oid), "rb") as f:
-                        kind, data = decode(oid, f.read())
-                except (FileNotFoundError, ObjectCorruptError):
-                    continue
-                if object_id(kind, data) == oid:
-                    deltas.add(writer, oid, kind, data)
-                    packed.append(oid)
-            if packed:
-                writer.finish()
+            packed = [oid for oid in oids if self._add_loose(writer, deltas, oid)]
+            taken = [path for path in groups if self._add_group(writer, deltas, path)]
+            made = writer.finish() if len(writer) else ""
         finally:
             writer.abort()  # does nothing once it has its name
-        return packed
+        return packed, [path for path in taken if path != made]
+
+    def _add_loose(self, writer: PackWriter, deltas: Deltas, oid: Oid) -> bool:
+        self._breathe()
+        try:
+            with open(self._path(oid), "rb") as f:
+                kind, data = decode(oid, f.read())
+        except (FileNotFoundError, ObjectCorruptError):
+            return False
+        if object_id(kind, data) != oid:
+            return False
+        deltas.add(writer, oid, kind, data)
+        return True
+
+    def _add_group(self, writer: PackWriter, deltas: Deltas, path: str) -> bool:
+        """Write what a group's pack has and `writer` has not; False if that is not all of it."""
+        pack = load(path)
+        if pack is None:
+            return False
+        try:
+            for oid, kind, data in reversed(list(pack.objects())):
+                self._breathe()
+                if object_id(kind, data) != oid:
+                    return False
+                if bytes.fromhex(oid) not in writer:
+                    deltas.add(writer, oid, kind, data)
+        except (ValueError, zlib.error):
+            return False
+        return True
 
     # Merging.
 
@@ -261,7 +317,7 @@ class Packer:
         if chosen < 2:
             return
         paths = [path for _, path in packs[:chosen]]
-        writer = PackWriter(self._packs, step=self._step)
+        writer = PackWriter(self.packs, step=self._step)
         try:
             for path in reversed(paths):  # the largest first: its deltas stay together
                 writer.copy(path, self._breathe)
@@ -278,18 +334,19 @@ class Packer:
         """Return the packs that may be merged, with their numbers of objects, smallest first."""
         if self._gc_runs():
             return []
-        names = set(os.listdir(self._packs))
-        midx = os.path.join(self._packs, "multi-pack-index")
+        names = set(os.listdir(self.packs))
+        midx = os.path.join(self.packs, "multi-pack-index")
         named_until = os.stat(midx).st_mtime if "multi-pack-index" in names else 0.0
         packs: list[tuple[int, str]] = []
         for name in names:
             stem, suffix = os.path.splitext(name)
             if suffix != ".idx" or stem + ".pack" not in names:
                 continue
-            path = os.path.join(self._packs, stem)
+            path = os.path.join(self.packs, stem)
             info = os.stat(path + ".idx")
             small = os.stat(path + ".pack").st_size <= self.merge_max
-            if small and info.st_mtime > named_until and not self._kept(stem, names):
+            free = path not in self._grouped and not self._kept(stem, names)
+            if small and info.st_mtime > named_until and free:
                 packs.append(((info.st_size - _IDX_FIXED) // _IDX_ENTRY, path))
         return sorted(packs)
 
@@ -306,12 +363,12 @@ class Packer:
 
     def _sweep(self) -> None:
         """Remove what a crash left: our temporary files, and packs that were half removed."""
-        names = set(os.listdir(self._packs)) if os.path.isdir(self._packs) else set()
+        names = set(os.listdir(self.packs)) if os.path.isdir(self.packs) else set()
         for name in names:
             stem, suffix = os.path.splitext(name)
             half = suffix == ".pack" and stem + ".idx" not in names
             if half or name.startswith(("tmp_pack_", "tmp_idx_")):
-                path = os.path.join(self._packs, name)
+                path = os.path.join(self.packs, name)
                 with contextlib.suppress(OSError):
                     if self._clock() - os.stat(path).st_mtime > _LEFTOVER_AGE:
                         os.unlink(path)

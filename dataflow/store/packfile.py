@@ -70,11 +70,11 @@ class PackWriter:
 
     def add(self, oid: bytes, kind: int, data: bytes, level: int = 1) -> None:
         """Write an object whole."""
-        self._write(oid, _entry_header(kind, len(data)) + zlib.compress(data, level))
+        self._write(oid, entry_header(kind, len(data)) + zlib.compress(data, level))
 
     def add_delta(self, oid: bytes, base: bytes, delta: bytes) -> None:
         """Write an object as a delta of one that is in this pack already."""
-        header = _entry_header(_OFS_DELTA, len(delta)) + self._back_to(base)
+        header = entry_header(_OFS_DELTA, len(delta)) + self._back_to(base)
         self._write(oid, header + zlib.compress(delta, 1))
 
     def _back_to(self, base: bytes) -> bytes:
@@ -225,7 +225,7 @@ def _size(number: int) -> bytes:
     return bytes(out) + bytes([number])
 
 
-def _entry_header(kind: int, size: int) -> bytes:
+def entry_header(kind: int, size: int) -> bytes:
     """Encode an entry's type and inflated length."""
     out = bytearray()
     octet, size = kind << 4 | size & 0x0F, size >> 4

@@ -1,9 +1,9 @@
 """What is done at the start with the journals of owners that are dead; see `journal`.
 
-Objects whose loose file is missing or damaged are written again.  A reference goes on to the value
-that the newest record gives it, if it still has an older one: one that the records name, or an
-ancestor.  But if its file was written after that record, somebody else did it (a forced push, a
-`git reset`), and it stays.  Only a branch that another git removed after a crash comes back.
+Objects whose loose file, or pack, is missing or damaged are written again.  A reference goes on to
+the value that the newest record gives it, if it still has an older one: one that the records name,
+or an ancestor.  But if its file was written after that record, somebody else did it (a forced push,
+a `git reset`), and it stays.  Only a branch that another git removed after a crash comes back.
 The locks that a dead owner held are removed, its journals are emptied.
 """
 
@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 
 from ..errors import ExistsError, ObjectCorruptError, ObjectMissingError
 from .base import Kind, Oid, RefUpdate
+from .grouppack import GroupPack, StagedPack, load, release
 from .journal import PREFIX, Record, clear, places, read, take
+from .locks import mark_of
 from .loose import LooseWriter, decode, object_id
 from .refs import RefFiles
 from .syncing import sync_paths
@@ -65,7 +67,7 @@ def recover(directory: str, refs: RefFiles, writer: LooseWriter, get: Get) -> Re
         records = [record for each in found.values() for record in each]
         records.sort(key=lambda r: (r.time, r.epoch, r.number))
         refs.drop_dead_locks(set(dead))
-        done.objects = _restore(records, writer, get)
+        done.objects = _restore_packs(records, writer, get) + _restore(records, writer, get)
         done.refs = _move(records, refs, get)
         _empty(directory, dead, found)
     return done
@@ -96,6 +98,32 @@ def _dead(directory: str, stack: contextlib.ExitStack) -> Iterator[tuple[str, in
             if fd is not None:
                 stack.callback(os.close, fd)
                 yield name, fd
+
+
+def _restore_packs(records: Sequence[Record], writer: LooseWriter, get: Get) -> int:
+    """Write packs again that a power cut damaged or took; others were merged, and are elsewhere."""
+    directory = os.path.join(writer.root, "pack")
+    packs = {pack.name: pack for r in records for pack in r.packs}
+    missing: list[GroupPack] = []
+    written = 0
+    for name, pack in packs.items():
+        path = os.path.join(directory, name)
+        if load(path) == pack:
+            pass
+        elif os.path.exists(path + ".pack") or os.path.exists(path + ".idx"):
+            written += _rewrite(directory, pack)
+        else:
+            missing.append(pack)
+        release(path)
+    for pack in missing:  # now that no damaged pack is in the way of a look at the others
+        if not all(_good(oid, writer, get) for oid in pack.oids):
+            written += _rewrite(directory, pack)
+    return written
+
+
+def _rewrite(directory: str, pack: GroupPack) -> int:
+    StagedPack(directory, pack).name()
+    return len(pack.oids)
 
 
 def _restore(records: Sequence[Record], writer: LooseWriter, get: Get) -> int:
@@ -176,10 +204,12 @@ def _empty(directory: str, dead: dict[str, int], found: dict[str, list[Record]])
             os.unlink(os.path.join(directory, name))
     root = os.path.dirname(directory)
     records = [record for each in found.values() for record in each]
-    paths = {path for r in records for path in places(root, r.objects, r.updates)}
+    paths = {path for r in records for path in places(root, r)}
     sync_paths(paths, root, next(iter(dead.values())))
     for i, (name, fd) in enumerate(dead.items()):
         if found[name]:
             clear(fd)
         if i:
             os.unlink(os.path.join(directory, name))
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(mark_of(directory, name))

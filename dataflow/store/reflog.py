@@ -17,6 +17,8 @@ from dulwich.repo import Repo
 
 from .base import HEADS, Kind, Oid, RefUpdate
 
+_APPEND = os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC
+
 Get = Callable[[Oid], tuple[Kind, bytes]]
 
 
@@ -43,13 +45,22 @@ class Reflogs:
         if update.new is None:
             os.unlink(path)
             return
-        if not os.path.exists(path):
-            if not (self._all and update.name.startswith(HEADS)):
-                return
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-        line = self._line(update.old, update.new)
-        with open(path, "ab", buffering=0) as f:
-            f.write(line + b"\n")
+        fd = self._open(path, update.name)
+        if fd is not None:
+            try:
+                os.write(fd, self._line(update.old, update.new) + b"\n")
+            finally:
+                os.close(fd)
+
+    def _open(self, path: str, name: str) -> int | None:
+        """Open the log of a reference, made if it is to have one."""
+        try:
+            return os.open(path, _APPEND)
+        except FileNotFoundError:
+            if not (self._all and name.startswith(HEADS)):
+                return None
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        return os.open(path, _APPEND | os.O_CREAT, 0o666)
 
     def _line(self, old: Oid | None, new: Oid) -> bytes:
         _, raw = self._get(new)

@@ -5,9 +5,7 @@ by every git.  A lock that is taken is asked for again until `lock_timeout` seco
 the error tells its age; the same lock is not waited for a second time.  Locks of several references
 are taken in the order of their names, so two writers cannot wait for each other.
 
-Our locks are symbolic links whose target says whose they are, by the name of our journal: when
-its owner is dead, the lock is known to be nobody's.  A link is made whole or not at all, also by a
-power cut, and every git takes it for a lock like others.  Nothing is synced here; see `journal`.
+Our locks say whose they are, see `locks`.  Nothing is synced here; see `journal`.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ import ctypes
 import itertools
 import os
 import re
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,13 +26,13 @@ from dulwich.repo import Repo
 
 from ..errors import ExistsError, RefChangedError, RefLockedError
 from .base import HEADS, Oid, RefUpdate
+from .locks import Mark, age, identity, lock_owner
 from .packedrefs import PackedRefs
-from .syncing import fsync_path
+from .syncing import replace_file
 
 T = TypeVar("T")
 
 _RETRY = 0.01
-_MARK = "dataflow:"
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 _counter = itertools.count()
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # fcntl.h, linux/fs.h
@@ -49,11 +46,11 @@ class RefFiles:
 
     def __init__(self, repo: Repo, lock_timeout: float) -> None:
         self.lock_timeout = lock_timeout
-        self.mark = f"pid-{os.getpid()}"  # whose our locks are
         self.on_busy: Callable[[str], object] = lambda path: None
         self._repo = repo
         self._root = repo.commondir()
         self._scratch = os.path.join(self._root, "dataflow")
+        self.mark = Mark(self._scratch)
         self._packed = PackedRefs(os.path.join(self._root, "packed-refs"))
         self._lock = threading.Lock()  # what `_packed` and dulwich remember
         self._stuck: dict[str, tuple[int, int]] = {}  # locks waited for in vain: inode, time
@@ -118,7 +115,7 @@ class RefFiles:
         held: list[tuple[RefUpdate, str]] = []  # with the file that becomes the reference
         try:
             for u in sorted(updates, key=lambda u: u.name):
-                self._take(u.name)
+                self._take(u.name, new=u.old is None)
                 held.append((u, ""))
                 found = self.read(u.name)
                 if found != u.old:
@@ -161,9 +158,10 @@ class RefFiles:
                 os.unlink(self.path(u.name) + ".lock")
             held.remove((u, temporary))
 
-    def _take(self, name: str) -> None:
+    def _take(self, name: str, *, new: bool = True) -> None:
         path = self.path(name)
-        self._check_parents(name)
+        if new:
+            self._check_parents(name)
         self._patiently(path + ".lock", lambda: self._lock_file(path, name))
         try:
             if os.path.isdir(path):
@@ -175,7 +173,7 @@ class RefFiles:
     def _lock_file(self, path: str, name: str) -> None:
         while True:
             try:
-                return os.symlink(_MARK + self.mark, path + ".lock")
+                return self.mark.lock(path + ".lock")
             except FileNotFoundError:
                 pass  # the directory is missing, or somebody just removed it, being empty
             except FileExistsError:
@@ -197,8 +195,8 @@ class RefFiles:
             except FileLocked:
                 waited = time.monotonic() - started
                 if waited >= self.lock_timeout or self._was_stuck(lock):
-                    self._stuck[lock] = _identity(lock)
-                    raise RefLockedError(lock, _age(lock), waited) from None
+                    self._stuck[lock] = identity(lock)
+                    raise RefLockedError(lock, age(lock), waited) from None
                 if asked:
                     time.sleep(_RETRY)
                 else:
@@ -207,7 +205,7 @@ class RefFiles:
 
     def _was_stuck(self, lock: str) -> bool:
         known = self._stuck.get(lock)
-        if known is not None and known != _identity(lock):
+        if known is not None and known != identity(lock):
             del self._stuck[lock]
             return False
         return known is not None
@@ -294,24 +292,6 @@ def rename_over(source: str, target: str) -> None:
         os.rename(source, target)
 
 
-def replace_file(path: str, octets: bytes) -> None:
-    """Make a file hold `octets`, durably and at once; whoever reads sees the old or the new."""
-    directory = os.path.dirname(path)
-    os.makedirs(directory, exist_ok=True)
-    fd, temporary = tempfile.mkstemp(dir=directory, prefix=".tmp-")
-    try:
-        with open(fd, "wb") as f:
-            f.write(octets)
-            f.flush()
-            os.fchmod(fd, 0o644)
-            os.fsync(fd)
-        os.rename(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    fsync_path(directory)
-
-
 def _without(lines: Sequence[bytes], name: bytes) -> Iterator[bytes]:
     """Yield the lines of packed-refs but those of one reference, with what it is peeled to."""
     dropping = False
@@ -322,30 +302,6 @@ def _without(lines: Sequence[bytes], name: bytes) -> Iterator[bytes]:
                 yield line
 
 
-def lock_owner(path: str) -> str:
-    """Return the journal's name for a lock of ours, "" for any other lock."""
-    try:
-        target = os.readlink(path)
-    except OSError:
-        return ""
-    return target.removeprefix(_MARK) if target.startswith(_MARK) else ""
-
-
 def _valid(value: bytes) -> Oid | None:
     """Return the id in a reference's file; None if it was cut short by a power cut."""
     return value[:40].decode() if _OID.fullmatch(value) else None
-
-
-def _identity(path: str) -> tuple[int, int]:
-    try:
-        found = os.lstat(path)
-    except OSError:
-        return 0, 0
-    return found.st_ino, found.st_mtime_ns
-
-
-def _age(path: str) -> float:
-    try:
-        return max(0.0, time.time() - os.lstat(path).st_mtime)
-    except OSError:
-        return 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import tempfile
 from collections.abc import Collection
 
 FEW = 32  # paths up to which each is synced: a whole file system may hold gigabytes of others
@@ -43,3 +44,21 @@ def sync_paths(paths: Collection[str], root: str, fd: int) -> None:
     for path in sorted(todo, reverse=True):  # what is in a directory before the directory
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             fsync_path(path)
+
+
+def replace_file(path: str, octets: bytes) -> None:
+    """Make a file hold `octets`, durably and at once; whoever reads sees the old or the new."""
+    directory = os.path.dirname(path)
+    os.makedirs(directory, exist_ok=True)
+    fd, temporary = tempfile.mkstemp(dir=directory, prefix=".tmp-")
+    try:
+        with open(fd, "wb") as f:
+            f.write(octets)
+            f.flush()
+            os.fchmod(fd, 0o644)
+            os.fsync(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    fsync_path(directory)

@@ -15,6 +15,7 @@ import subprocess
 import sys
 
 from dataflow import DataflowError, Repository
+from dataflow.store import disk
 
 TASKS = 6
 BRANCHES = ("main", "side", "topic/a")
@@ -73,6 +74,7 @@ async def main() -> None:
     async with Repository.open(path) as repo:
         # Small halves, so that the journal turns and is synced in between.
         repo.engine.store._journal._segment = 65536  # type: ignore[attr-defined]
+        disk.PACK_FROM = 6 if int(turn) % 2 else 24  # groups become packs, or loose files
         tell()
         rngs = [random.Random(f"{seed} {turn} {i}") for i in range(TASKS)]
         async with asyncio.TaskGroup() as group:

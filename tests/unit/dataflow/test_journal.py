@@ -21,6 +21,7 @@ from dataflow.branch.worker import Job
 from dataflow.store import journal
 from dataflow.store.base import HEADS, Kind, RefUpdate
 from dataflow.store.disk import DiskStore
+from dataflow.store.grouppack import GroupPack
 from dataflow.store.journal import Journal, Record, parse, read, records
 from dataflow.store.loose import object_id
 from dataflow.store.objects import EMPTY_TREE, FILE, Entry, Objects
@@ -36,6 +37,10 @@ sample = st.builds(
     st.integers(0, 2**64 - 1),
     st.integers(0, 2**32 - 1),
     st.integers(0, 2**64 - 1),
+    st.lists(
+        st.builds(GroupPack, st.binary(min_size=20, max_size=60), st.binary(max_size=60)),
+        max_size=2,
+    ).map(tuple),
 )
 
 
@@ -61,11 +66,11 @@ def test_record_of_a_name_outside_is_none(name) -> None:
     assert parse(Record([], [RefUpdate(name, None, head_of(1))]).emit()) is None
 
 
-@given(st.binary(max_size=80), st.integers(0, 9), st.integers(0, 9))
-def test_forged_record_is_none_or_parses(body, objects, updates) -> None:
-    body = struct.pack("<II", objects, updates) + body
+@given(st.binary(max_size=80), st.integers(0, 9), st.integers(0, 9), st.integers(0, 9))
+def test_forged_record_is_none_or_parses(body, objects, packs, updates) -> None:
+    body = struct.pack("<III", objects, packs, updates) + body
     rest = struct.pack("<IQIQ", len(body), 1, 0, 0)
-    octets = b"DFJ1" + struct.pack("<I", zlib.crc32(body, zlib.crc32(rest))) + rest + body
+    octets = b"DFJ2" + struct.pack("<I", zlib.crc32(body, zlib.crc32(rest))) + rest + body
     found = parse(octets)
     assert found is None or found[0].updates == [] or updates
 
@@ -244,7 +249,7 @@ def test_lock_of_one_who_died_meanwhile_is_removed(tmp_path) -> None:
     first = commit(ours, "0")
     second = put_commit(theirs, "1", first)
     theirs._journal.open()
-    theirs._refs.mark = theirs._journal.name
+    theirs._refs.mark.belong_to(theirs._journal.name)
     theirs._refs._take(MAIN)
     fcntl.flock(theirs._journal._fd, fcntl.LOCK_UN)  # as its end would
     third = commit(ours, "2", first)
@@ -349,6 +354,7 @@ def test_power_cut_at_any_sync(tmp_path, monkeypatch, seed) -> None:
     rng = random.Random(seed)
     repo = Repository.open(tmp_path / "live.git")
     repo.engine.store._journal._segment = 16384
+    monkeypatch.setattr("dataflow.store.disk.PACK_FROM", 8 if seed % 2 else 1000)
     power = PowerCut(tmp_path / "live.git", monkeypatch)
     cuts: list[tuple[Path, list[dict[str, str]]]] = []
     states: list[dict[str, str]] = [{}]  # acknowledged, and what the running group may become

