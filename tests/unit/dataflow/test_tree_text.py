@@ -101,6 +101,7 @@ def test_laws(base, ours, theirs) -> None:
     assert merge_text(base, ours, base).data == ours
     assert merge_text(base, ours, ours).data == ours
     one, two = merge_text(base, ours, theirs), merge_text(base, theirs, ours)
-    assert one.conflicts == two.conflicts
+    # How many there are may differ: what both sides added is split by a diff from ours to theirs.
+    assert bool(one.conflicts) == bool(two.conflicts)
     if not one.conflicts:
         assert one.data == two.data
