@@ -4,6 +4,8 @@ Where this host's KVM runs no kernels, the groups that boot one run in the neste
 lane; there only ratios mean something.  Groups:
 
     boot    start to the guest's init, ours and QEMU's                       stock kernel
+    vsock   octets over vsock both ways, beside vhost-vsock                  stock kernel
+    share   octets from and to a directory, beside QEMU's virtio-9p          stock kernel
     linux   exits per MiB of network, wake-ups by an idle guest              stock kernel
     own     our own time to the guest's first instruction, the loop's pauses
     memory  PSS of each further machine, wake-ups by halted guests
@@ -30,9 +32,15 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests/kvm")]
 
+import uvloop  # noqa: E402
 from nested import Nested  # noqa: E402
 
-from benchmarks import hypervisor_boot, hypervisor_host, hypervisor_linux  # noqa: E402
+from benchmarks import (  # noqa: E402
+    hypervisor_boot,
+    hypervisor_host,
+    hypervisor_linux,
+    hypervisor_transports,
+)
 from benchmarks.machines import INIT, Group, Samples  # noqa: E402
 from benchmarks.report import Report  # noqa: E402
 from hypervisor.core.kvm import why_not  # noqa: E402
@@ -41,7 +49,7 @@ from hypervisor.image.build import Image, Spec, build, load  # noqa: E402
 from hypervisor.image.cache import Cache, default_directory  # noqa: E402
 
 # A file of cells adds its groups here.
-MODULES = (hypervisor_boot, hypervisor_linux, hypervisor_host)
+MODULES = (hypervisor_boot, hypervisor_transports, hypervisor_linux, hypervisor_host)
 GROUPS = {group.name: group for module in MODULES for group in module.GROUPS}
 PATIENCE = 300.0  # seconds for a group in the nested machine
 
@@ -51,12 +59,17 @@ def main() -> None:
     options = _options()
     chosen = [GROUPS[name] for name in options.cells.split(",")]
     if options.inside:
-        found = asyncio.run(_measure(_near(options.inside), chosen, options.quick))
+        found = uvloop.run(_measure(_near(options.inside), chosen, options.quick))
         print(json.dumps(found))
         return
     report = Report("hypervisor")
-    image = build(Spec(init=INIT), Cache(default_directory(os.environ)))
-    samples = _stock(image, [group for group in chosen if group.stock], options.quick)
+    cache = Cache(default_directory(os.environ))
+    image = build(Spec(init=INIT), cache)
+    samples: dict[str, Samples] = {}
+    for packages in dict.fromkeys(group.packages for group in chosen if group.stock):
+        groups = [group for group in chosen if group.stock and group.packages == packages]
+        made = build(Spec(packages=packages, init=INIT), cache)
+        samples |= _stock(made, groups, options.quick)
     if why_not() is None:
         for group in chosen:
             if not group.stock:

@@ -51,6 +51,7 @@ class Group:
     stock: bool
     measure: Callable[[Image, bool], Awaitable[Samples]]  # quick or not
     add: Callable[[Report, Samples], None]
+    packages: tuple[str, ...] = ()  # in the guest
 
 
 def halting_kernel(directory: Path) -> Path:

@@ -34,6 +34,8 @@ class Connection:
         locks: LockTable,
         send: Callable[[list[Buffer]], None],
         throttle: Callable[[bool], None],
+        *,
+        pumped: bool = False,
     ) -> None:
         self.session = session
         self._root = root
@@ -41,6 +43,7 @@ class Connection:
         self._locks = locks
         self._send = send
         self._throttle = throttle  # True: stop reading from the client
+        self._pumped = pumped  # a write that comes here is one that a pump found slow
         self._throttled = False
         self._state: State | None = None
         self._tasks: dict[Request, asyncio.Task[None]] = {}
@@ -139,6 +142,8 @@ class Connection:
 
     def _may_pass(self, message: Message) -> bool:
         """Whether a request need not queue behind the ones before it, which may not have begun."""
+        if type(message) is Twrite and self._pumped:
+            return False
         return self.idle or type(message) is Tread
 
     async def _run(self, state: State, request: Request, live: bool) -> None:

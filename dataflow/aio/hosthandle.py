@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
 from ..core.host import in_memory
+from ..core.outcome import SLOW, SLOW_TURNS
 from ..p9.errors import P9Error
 from ..p9.tree import Buffer, Direct, Handle, wants_write
 from . import hostattr
 
+MEMORY = 100 << 20  # octets a second that even a slow processor copies
 _SYNCED = os.O_DSYNC | os.O_SYNC
 
 
@@ -32,6 +35,7 @@ class Host:
         self.run = run
         self.read_only = read_only
         self.keep_setuid = keep_setuid
+        self.slow = 0  # writes that are still to go to threads, for one took long
 
     def must_write(self) -> None:
         """Refuse what changes a tree that is read-only."""
@@ -56,6 +60,7 @@ class HostHandle(Handle):
         access = flags & os.O_ACCMODE
         writes = access != os.O_RDONLY and not flags & _SYNCED  # a synced write waits for a disk
         self.direct = Direct(fd, access != os.O_WRONLY, writes)
+        self._writes = writes
         self._host = host
         self._fd = fd
         self._lock = threading.Lock()
@@ -83,6 +88,22 @@ class HostHandle(Handle):
         """Read in a thread."""
         data: bytes = await self._use(os.pread, count, offset)
         return data
+
+    def write_nowait(self, offset: int, data: Buffer) -> int | None:
+        """Write to the page cache as the pump does: it waits for a disk only when it is full."""
+        if not self._writes or offset >= 1 << 63:
+            return None
+        if self._host.slow:
+            self._host.slow -= 1
+            return None
+        before = time.monotonic()
+        try:
+            return os.pwrite(self._fd, data, offset)
+        except OSError:
+            return None  # nothing was written: the long way tells why
+        finally:
+            if time.monotonic() - before > SLOW + len(data) / MEMORY:
+                self._host.slow = SLOW_TURNS
 
     async def write(self, offset: int, data: Buffer) -> int:
         """Write in a thread; an append handle appends whatever the offset (pwrite(2), BUGS)."""

@@ -39,12 +39,13 @@ class Link:
     """A connection and the transport under it."""
 
     connection: Connection
+    pumped = False
 
     def connect(self, owner: Owner, peer: Peer) -> None:
         """Begin a session."""
         session = Session(owner.msize)
         self.connection = Connection(
-            session, owner.root, peer, owner.locks, self.send, self.throttle
+            session, owner.root, peer, owner.locks, self.send, self.throttle, pumped=self.pumped
         )
 
     def counts(self) -> tuple[int, int, int]:

@@ -27,6 +27,8 @@ _HOT = {24: 7, 110: 11, 116: 7, 118: 7}  # Tgetattr, Twalk, Tread, Twrite: where
 class SocketLink(Link):
     """A connected stream socket, which then belongs to the link."""
 
+    pumped = True
+
     def __init__(self, owner: Owner, sock: socket.socket) -> None:
         self._owner = owner
         self._sock = sock

@@ -6,6 +6,7 @@ import enum
 from typing import NamedTuple, Protocol
 
 SLOW = 0.005  # seconds: a write that takes longer waits for more than memory
+SLOW_TURNS = 256  # writes after such a one that go to threads
 
 
 class Outcome(enum.IntEnum):

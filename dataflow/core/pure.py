@@ -8,7 +8,7 @@ import struct
 import time
 
 from .host import in_memory
-from .outcome import SLOW, Counts, May, Open, Outcome
+from .outcome import SLOW, SLOW_TURNS, Counts, May, Open, Outcome
 
 _HEADER = struct.Struct("<IBH")
 _READ = struct.Struct("<IBHIQI")
@@ -17,7 +17,6 @@ _ATTR = struct.Struct("<QBIQIIIQQQQQQQQQQQ32x")
 _TGETATTR, _TVERSION, _TREAD, _TWRITE, _TCLUNK = 24, 100, 116, 118, 120
 _IO_HEADER, _TGETATTR_SIZE, _TCLUNK_SIZE, _SMALL = 24, 19, 11, 4096
 _BUDGET, _OCTETS_MAX, _CLUNKED_MAX, _RECEIVE = 64, 4 << 20, 64, 1 << 16
-_SLOW_TURNS = 256
 
 
 class PurePump:
@@ -181,7 +180,7 @@ class PurePump:
         except OSError:
             return None
         if time.monotonic() - before > self._slow_time:
-            self._slow = _SLOW_TURNS
+            self._slow = SLOW_TURNS
         return _COUNTED.pack(_COUNTED.size, _TWRITE + 1, tag, n)
 
     def _getattr(self, tag: int, fid: int) -> bytes | None:

@@ -11,7 +11,7 @@ from . import ops_base, ops_common, ops_linux
 from .const import LOCK_BLOCK, Dialect
 from .errors import P9Error
 from .fids import Fid
-from .messages import Message, Tclunk, Tgetattr, Tlock, Tread, Tremove, Twalk
+from .messages import Message, Tclunk, Tgetattr, Tlock, Tread, Tremove, Twalk, Twrite
 from .ops_common import Operation
 from .server import Request
 from .state import State, close_fid
@@ -26,6 +26,7 @@ _OPERATIONS: dict[Dialect, dict[type[Any], Operation]] = {
 
 _NOWAIT: dict[type[Any], Callable[[State, Any], Message | None]] = {
     Tread: ops_common.read_nowait,
+    Twrite: ops_common.write_nowait,
     Twalk: ops_common.walk_nowait,
     Tclunk: ops_common.clunk_nowait,
     Tgetattr: ops_linux.getattr_nowait,

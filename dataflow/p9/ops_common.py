@@ -130,6 +130,15 @@ def read_nowait(state: State, t: Tread) -> Message | None:
     return None if data is None else Rread(data)
 
 
+def write_nowait(state: State, t: Twrite) -> Message | None:
+    """Answer a write that needs no waiting; None where it must go the long way."""
+    fid = state.fids.get(t.fid)
+    if fid.handle is None or fid.xattr is not None:
+        return None
+    written = fid.handle.write_nowait(t.offset, t.data)
+    return None if written is None else Rwrite(written)
+
+
 async def read_file(state: State, fid: Fid, offset: int, count: int) -> Buffer:
     """Read from an open file or an extended attribute."""
     count = min(count, state.io_max)

@@ -184,6 +184,10 @@ class Handle:
         """Return up to `count` bytes from `offset`; empty at the end of the file."""
         raise P9Error(errno.EBADF, "File is not open for reading")
 
+    def write_nowait(self, offset: int, data: Buffer) -> int | None:
+        """Do what `write` would if that needs no waiting, else None (then `write` is called)."""
+        return None
+
     async def write(self, offset: int, data: Buffer) -> int:
         """Write `data` at `offset`; return how many bytes were taken.  `data` may be kept."""
         raise P9Error(errno.EBADF, "File is not open for writing")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import select
 import socket
 from collections.abc import Callable
 
-from ..devices.vsock import VsockDevice, cut
+from ..devices.queue import cut
+from ..devices.vsock import VsockDevice
 from ..vsock.connection import Connection
 from ..vsock.table import LINGER
 from ..vsock.wire import Shutdown
@@ -81,22 +83,30 @@ class SocketEnd:
         if sent:
             self._device.consumed(self._connection, sent)
 
+    @property
+    def source(self) -> int:
+        """The socket, while there may be something in it."""
+        return -1 if self._read_all else self._fd
+
     def fill(self, pieces: list[memoryview]) -> int:
         """Receive from the socket straight into the guest's memory."""
         if self._read_all:
             return 0
         try:
-            received = self._sock.recvmsg_into(pieces, 0, socket.MSG_DONTWAIT)[0]
-        except (BlockingIOError, InterruptedError):
+            return self.received(self._sock.recvmsg_into(pieces, 0, socket.MSG_DONTWAIT)[0])
+        except OSError as error:
+            return self.received(-(error.errno or errno.EIO))
+
+    def received(self, result: int) -> int:
+        """Watch the socket when it is empty, and see its end or that nobody is behind it."""
+        if result in (-errno.EAGAIN, -errno.EINTR):
             self._drained = True
             self._watch_read(True)
-            return 0
-        except OSError:
+        elif result < 0:
             self._failed()
-            return 0
-        if not received:
+        elif not result:
             self._at_end()
-        return received
+        return max(0, result)
 
     def peer_shutdown(self) -> None:
         """Pass the guest's half close on, after what it sent before."""
@@ -257,6 +267,12 @@ class Dial:
 
     def take(self, pieces: list[memoryview]) -> None:
         """Never happens: it is not accepted yet."""
+
+    source = -1
+
+    def received(self, result: int) -> int:
+        """Never happens: there is no source."""
+        return 0
 
     def fill(self, pieces: list[memoryview]) -> int:
         """Have nothing."""

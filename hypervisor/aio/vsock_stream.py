@@ -79,6 +79,12 @@ class VsockTransport(asyncio.Transport):
         self._protocol.data_received(data)
         self._device.consumed(self._connection, len(data))
 
+    source = -1
+
+    def received(self, result: int) -> int:
+        """Never happens: there is no source."""
+        return 0
+
     def fill(self, pieces: list[memoryview]) -> int:
         """Copy what was written into the guest's memory."""
         filled = 0

@@ -11,7 +11,7 @@ from cffi import FFI
 
 HERE = Path("hypervisor/core")  # setuptools runs from the project's root: paths are relative
 FRAME = Path("vpnstack/core")  # the frame contract, included as a header and never linked
-SOURCES = ["core.c", "memory.c", "discard.c", "vring.c", "chain.c", "net.c"]
+SOURCES = ["core.c", "memory.c", "discard.c", "vring.c", "chain.c", "net.c", "vsock.c"]
 SOURCES += ["blk.c", "blk_request.c", "blk_image.c", "blk_nbd.c"]
 HEADERS = ["core.h", "vring.h", "blk.h"]
 INTERNAL = ["vring_internal.h", "blk_internal.h"]

@@ -172,6 +172,16 @@ class Ring:
         """Give back a chain of `chain_pop`, `written` bytes of it written; `publish` follows."""
         lib.vq_chain_push(self.q, head, written)
 
+    def receive(self, fd: int, header: bytes, most: int) -> tuple[int, int]:
+        """Receive up to `most` octets from a socket into the driver's next buffers of a vsock.
+
+        Returns what recvmsg(2) gave or minus an errno, ENOBUFS for want of buffers, and how many
+        buffers were filled, each behind `header` with its own length; `publish` follows.
+        """
+        packets = ffi.new("uint32_t *")
+        got = lib.vq_receive(self.q, fd, ffi.from_buffer(header), most, packets)
+        return int(got), int(packets[0])
+
     def publish(self) -> bool:
         """Give back what was popped, and notify the driver if it wants that; says whether."""
         return bool(lib.vq_publish(self.q))

@@ -126,6 +126,9 @@ size_t vq_iov_read(const struct iovec *iov, uint32_t count, size_t offset, void 
 size_t vq_iov_write(const struct iovec *iov, uint32_t count, size_t offset, const void *data,
                     size_t size);
 
+/* vsock.c */
+int64_t vq_receive(struct vq *q, int fd, const void *header, uint32_t most, uint32_t *packets);
+
 /* net.c */
 uint32_t vq_tx_pop(struct vq *q, uintptr_t frames, uint32_t at, uint32_t capacity,
                    struct hv_steer *steer, uint32_t pair);

@@ -78,6 +78,23 @@ def _octets(pieces: Sequence[memoryview]) -> int:
     return pieces.octets if isinstance(pieces, Pieces) else sum(map(len, pieces))
 
 
+def cut(pieces: Sequence[memoryview], start: int, size: int) -> list[memoryview]:
+    """Return `size` bytes of `pieces` from `start`, or what there is of them, in place."""
+    out = []
+    for piece in pieces:
+        if start >= len(piece):
+            start -= len(piece)
+            continue
+        part = piece[start : start + size]
+        start = 0
+        size -= len(part)
+        if len(part):
+            out.append(part)
+        if not size:
+            break
+    return out
+
+
 class Queue:
     """One virtqueue, device side; `failed` hears of the rule that its driver broke, once.
 

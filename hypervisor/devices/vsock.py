@@ -9,8 +9,9 @@ buffers, in turns, so one that waits costs nothing and holds up no other.
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Protocol
 
 from ..errors import UsageError
@@ -19,7 +20,7 @@ from ..vsock.connection import Connection
 from ..vsock.events import Credit, Established, Offered, PeerShutdown
 from ..vsock.table import BUF_ALLOC, LIMIT, Table
 from .base import Device, Line
-from .queue import Chain, Queue
+from .queue import Chain, Queue, cut
 
 DEVICE_ID = 19
 RECEIVE, TRANSMIT, EVENT = 0, 1, 2
@@ -38,6 +39,13 @@ class End(Protocol):
 
     def take(self, pieces: list[memoryview]) -> None:
         """Take the guest's bytes, good during the call; `VsockDevice.consumed` for what is gone."""
+
+    @property
+    def source(self) -> int:
+        """A socket to receive from instead of calling `fill`, -1 without one."""
+
+    def received(self, result: int) -> int:
+        """Learn what receiving from `source` gave, or minus an errno; returns as `fill`."""
 
     def fill(self, pieces: list[memoryview]) -> int:
         """Put bytes for the guest into `pieces`, from the first; 0 to be asked again on `wake`."""
@@ -312,6 +320,9 @@ class VsockDevice(Device):
         if not credit:
             self.table.blocked(connection)  # which brings it back, with the guest's answer
             return True
+        end = _end(connection)
+        if end.source >= 0 and not self._spares and self._receive(queue, connection, end, credit):
+            return True
         chains: list[Chain] = []
         room: list[memoryview] = []
         total, most = 0, min(credit, FILL_BYTES)
@@ -326,10 +337,22 @@ class VsockDevice(Device):
         if not room:
             self._ready[connection] = None
             return False
-        filled = _end(connection).fill(room)
+        filled = end.fill(room)
         used = self._send(queue, connection, chains, filled)
         self._spares.extendleft(reversed(chains[used:]))
         if filled:
+            self._ready[connection] = None
+        return True
+
+    def _receive(self, queue: Queue, connection: Connection, end: End, credit: int) -> bool:
+        """Receive from the end's socket into many buffers; False if the next is none for that."""
+        header, most = self.table.header(connection), min(credit, FILL_BYTES)
+        result, packets = queue.ring.receive(end.source, header, most)
+        if result == -errno.ENOBUFS:
+            return False
+        if result > 0:
+            self.table.sent(connection, result, packets)
+        if end.received(result):
             self._ready[connection] = None
         return True
 
@@ -366,20 +389,3 @@ class VsockDevice(Device):
 
 def _end(connection: Connection) -> End:
     return connection.user  # type: ignore[return-value]
-
-
-def cut(pieces: Sequence[memoryview], start: int, size: int) -> list[memoryview]:
-    """Return `size` bytes of `pieces` from `start`, or what there is of them, in place."""
-    out = []
-    for piece in pieces:
-        if start >= len(piece):
-            start -= len(piece)
-            continue
-        part = piece[start : start + size]
-        start = 0
-        size -= len(part)
-        if len(part):
-            out.append(part)
-        if not size:
-            break
-    return out

@@ -164,11 +164,21 @@ class Table:
 
     def data(self, connection: Connection, size: int) -> bytes:
         """Return the header of `size` bytes of payload, at most the connection's credit."""
+        self.sent(connection, size, 1)
+        return self._packet(connection, Op.RW, size)
+
+    def header(self, connection: Connection) -> bytes:
+        """Return a header of data as `data` does, without its length; `sent` follows."""
+        return self._packet(connection, Op.RW)
+
+    def sent(self, connection: Connection, size: int, packets: int) -> None:
+        """Take note that so many packets with `header` carried `size` bytes."""
         assert 0 < size <= connection.credit
         connection.tx_cnt = connection.tx_cnt + size & MASK
         connection.want &= ~(Want.CREDIT_UPDATE | Want.CREDIT_REQUEST)
+        connection.fwd_told = connection.fwd_cnt
         self._count("octets_out", size)
-        return self._emit(connection, Op.RW, size)
+        self._count("packets_out", packets)
 
     def consumed(self, connection: Connection, size: int) -> None:
         """Say that the host's end took `size` of the bytes that it was given."""
@@ -245,6 +255,9 @@ class Table:
     def _emit(self, connection: Connection, op: Op, size: int = 0, flags: int = 0) -> bytes:
         self._count("packets_out")
         connection.fwd_told = connection.fwd_cnt
+        return self._packet(connection, op, size, flags)
+
+    def _packet(self, connection: Connection, op: Op, size: int = 0, flags: int = 0) -> bytes:
         return emit(
             Repr(
                 self._own_cid,

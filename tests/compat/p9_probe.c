@@ -279,8 +279,15 @@ static const struct {
 } probes[] = {PROBE(excl), PROBE(race), PROBE(append), PROBE(unlinked), PROBE(over), PROBE(sparse), PROBE(map),
               PROBE(dir), PROBE(empty), PROBE(flocks), PROBE(locks), PROBE(killed), PROBE(stats), PROBE(io)};
 
+/* NAME ARGUMENT... [-- NAME ARGUMENT...]...: some probes, one after the other. */
 int main(int argc, char **argv) {
-    for (size_t i = 0; argc > 1 && i < sizeof probes / sizeof *probes; i++)
-        if (!strcmp(argv[1], probes[i].name)) return probes[i].run(argv + 2), 0;
-    return 2;
+    const size_t count = sizeof probes / sizeof *probes;
+    for (int at = 1; at < argc; at++) {
+        size_t i = 0;
+        while (i < count && strcmp(argv[at], probes[i].name)) i++;
+        if (i == count) return 2;
+        probes[i].run(argv + at + 1);
+        while (at < argc && strcmp(argv[at], "--")) at++;
+    }
+    return argc < 2 ? 2 : 0;
 }

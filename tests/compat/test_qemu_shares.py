@@ -3,11 +3,17 @@
 import asyncio
 import os
 import stat
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import p9_guest
 import pytest
 from test_qemu_machine import command, prompt
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+import share_scenarios as scenarios
 
 from dataflow import Repository
 from hypervisor import EngineError, Machine, State
@@ -65,6 +71,22 @@ async def test_set_id_bits_and_device_nodes(image: Image, tmp_path: Path, kind: 
     assert stat.S_IMODE((tmp_path / "f").stat().st_mode) == 0o750
     assert (tmp_path / "d").is_dir()
     assert (tmp_path / "l").readlink() == Path("f")
+
+
+async def test_work_in_each_cache_mode(
+    image: Image, require: Callable[..., None], tmp_path: Path
+) -> None:
+    """What tests/kvm asks of our own device, so that the two can be told apart."""
+    require("cc")
+    top = tmp_path / "top"
+    top.mkdir()
+    files = scenarios.prepare(top, p9_guest.probe(tmp_path))
+    shares = dict.fromkeys(scenarios.CACHES, top)
+    async with Machine(image.kernel, image.initrd, engine="qemu", shares=shares) as vm:
+        await prompt(vm)
+        await scenarios.mount(vm)
+        await scenarios.work(vm, top, files, "qemu")
+        await scenarios.both_sides(vm, top)
 
 
 async def test_a_repository_is_for_the_engine_kvm(image: Image) -> None:

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,10 @@ import pytest
 import uvloop
 from _pytest._io import TerminalWriter
 from nested import Done, Nested, NestedError
+
+sys.path.append(str(Path(__file__).parents[1] / "compat"))
+
+import p9_guest
 
 from hypervisor.engine import host
 from hypervisor.errors import UsageError
@@ -38,6 +43,7 @@ if DIRECT:  # no test leaves a thread, a descriptor or a mapping of guest memory
 GUEST = "TRIKIT_GUEST_IMAGE"
 CLOUD = "TRIKIT_GUEST_CLOUD"
 SOCAT = "TRIKIT_GUEST_SOCAT"
+PROBE = "TRIKIT_GUEST_PROBE"
 HERE = Path(__file__).parent
 MARK = "@@report "
 A_TEST = 240.0  # seconds that a test may take on a busy machine
@@ -135,8 +141,11 @@ def inside(
     """The pytest in the nested machine, for the tests of this run that belong there."""
     nodes = [item.nodeid for item in request.session.items if _belongs_inside(item)]
     environment = {GUEST: str(image.directory), CLOUD: ":".join(map(str, cloud))}
-    if any("socat_image" in getattr(item, "fixturenames", ()) for item in request.session.items):
+    used = {name for item in request.session.items for name in getattr(item, "fixturenames", ())}
+    if "socat_image" in used:
         environment[SOCAT] = str(request.getfixturevalue("socat_image").directory)
+    if "probe" in used:
+        environment[PROBE] = str(request.getfixturevalue("probe"))
     return Inside(nested, nodes, environment)
 
 
@@ -160,6 +169,15 @@ def socat_image() -> Image:
         return build(Spec(packages=("socat",)), Cache(default_directory(os.environ)))
     except UsageError as error:
         pytest.skip(f"no image: {error}")
+
+
+@pytest.fixture(scope="session")
+def probe(tmp_path_factory: pytest.TempPathFactory, require: Callable[..., None]) -> Path:
+    """The program that tries system calls in a guest; compiled outside, where that is quick."""
+    if INSIDE:
+        return Path(os.environ[PROBE])
+    require("cc")
+    return p9_guest.probe(tmp_path_factory.mktemp("probe"))
 
 
 @pytest.fixture(scope="session")

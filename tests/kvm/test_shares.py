@@ -5,13 +5,20 @@ import hashlib
 import random
 import runpy
 import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from test_boot import command, machine, prompt
 
+sys.path.append(str(Path(__file__).parents[1]))
+
+import share_scenarios as scenarios
+
 from dataflow import Repository
+from dataflow.aio.hostdir import host_directory
+from dataflow.aio.server import Server
 from hypervisor import ExitReason, Machine
 from hypervisor.image.build import Image, Spec
 from hypervisor.image.cache import Cache
@@ -138,5 +145,30 @@ def test_a_large_file_both_ways(image: Image, tmp_path: Path) -> None:
             await command(vm, "dd if=/mnt/down of=/mnt/up bs=500k")
             await power_off(vm)
         assert hashlib.sha256((tmp_path / "up").read_bytes()).hexdigest() == digest
+
+    asyncio.run(go())
+
+
+def test_work_in_each_cache_mode(image: Image, probe: Path, tmp_path: Path) -> None:
+    """A directory and a repository, each mounted in three ways at once."""
+    top = tmp_path / "top"
+    top.mkdir()
+    files = scenarios.prepare(top, probe)
+
+    async def go() -> None:
+        async with (
+            Server(host_directory(str(top))) as server,
+            Repository.open(tmp_path / "state.git") as repo,
+        ):
+            shares: dict[str, object] = dict.fromkeys(scenarios.CACHES, server)
+            shares |= {f"db-{cache}": repo for cache in scenarios.CACHES}
+            async with machine(image, shares=shares) as vm:
+                await prompt(vm)
+                await scenarios.mount(vm)
+                await scenarios.work(vm, top, files)
+                await scenarios.locks(vm)
+                await scenarios.both_sides(vm, top)
+                await scenarios.commits(vm, repo, files)
+                await power_off(vm)
 
     asyncio.run(go())

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from dataflow import Repository
-from dataflow.aio import connection
+from dataflow.aio import connection, hosthandle
 from dataflow.aio.server import Server
 from dataflow.p9 import wire
 from dataflow.p9.const import NOFID, NONUNAME, NOTAG, Dialect
-from dataflow.p9.messages import Tattach, Tlopen, Tread, Tversion, Twalk, Twrite
+from dataflow.p9.messages import Rwrite, Tattach, Tlopen, Tread, Tversion, Twalk, Twrite
 from dataflow.p9.nodes import ControlFile, StaticDir, StaticFile
 from dataflow.share import DirectoryServer, open_share
 
@@ -49,11 +49,11 @@ async def opened(server, client, *names):
     """Return a conversation in which fid 1 is the open file `names`."""
     talk = server.converse(client)
     send(talk, NOTAG, Tversion(1 << 20, L.value))
-    send(talk, 1, Tattach(0, NOFID, "me", "", NONUNAME))
-    send(talk, 2, Twalk(0, 1, names))
-    send(talk, 3, Tlopen(1, 2))
-    await client.wait(lambda: client.octets.count(bytes([13, 3, 0])))
-    client.octets = b""
+    messages = Tattach(0, NOFID, "me", "", NONUNAME), Twalk(0, 1, names), Tlopen(1, 2)
+    for tag, message in enumerate(messages, 1):
+        send(talk, tag, message)
+        await client.wait(lambda end=bytes([tag, 0]): end in client.octets)
+        client.octets = b""
     return talk
 
 
@@ -67,6 +67,36 @@ async def test_a_read_is_answered_at_once():
         await talk.close()
         assert server.statistics().connections == 0
         assert client.why == ""
+
+
+async def test_a_write_to_a_file_of_the_host_is_done_at_once_unless_one_was_slow(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "f").touch()
+    monkeypatch.setattr(hosthandle, "SLOW_TURNS", 1)
+    client = Client()
+    async with DirectoryServer(str(tmp_path)) as server:
+        talk = await opened(server, client, "f")
+        send(talk, 4, Twrite(1, 0, b"one"))
+        assert client.octets == wire_write(4, 3), "before `request` returned"
+        monkeypatch.setattr(hosthandle, "SLOW", -1)
+        send(talk, 5, Twrite(1, 3, b"two"))
+        monkeypatch.undo()
+        client.octets = b""
+        send(talk, 6, Twrite(1, 6, b"three"))
+        assert client.octets == b"", "a thread's"
+        await client.wait(lambda: client.octets == wire_write(6, 5))
+        client.octets = b""
+        send(talk, 7, Twrite(1, 11, b"four"))
+        assert client.octets == wire_write(7, 4)
+        send(talk, 8, Twrite(1, 1 << 63, b"far"))
+        await client.wait(lambda: client.octets.endswith(bytes([7, 8, 0, 22, 0, 0, 0])))
+        assert (tmp_path / "f").read_bytes() == b"onetwothreefour"
+        await talk.close()
+
+
+def wire_write(tag, count):
+    return b"".join(wire.emit(tag, Rwrite(count), L))
 
 
 async def test_writes_under_way_throttle(monkeypatch):

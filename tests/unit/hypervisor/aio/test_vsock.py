@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import socket
 import stat
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,8 @@ from vsock_guest import CID, VsockGuest
 
 from hypervisor.aio.vsock import TIMEOUT, Vsock
 from hypervisor.aio.vsock_doors import firecracker, hyperkit
+from hypervisor.aio.vsock_socket import SocketEnd
+from hypervisor.devices.vsock import HEADER_LEN, RECEIVE
 from hypervisor.errors import UsageError
 from hypervisor.vsock.wire import Op, Repr
 
@@ -282,6 +286,66 @@ def test_firecrackers_name(rig: Make, tmp_path: Path) -> None:
         assert world.heard() == b"early"
         world.respond(request, Op.RW, b"back")
         assert sock.recv(99) == b"back"
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_a_socket_fills_buffers_of_any_shape(
+    rig: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batched: bool
+) -> None:
+    """By one call of C for many, or one by one in Python: the same packets."""
+    if not batched:
+        monkeypatch.setattr(SocketEnd, "source", -1)
+    world = rig(None, tmp_path / "fc")
+    with ask(tmp_path / "fc", b"CONNECT 1024\n") as sock:
+        request = world.requested()
+        world.respond(request, buf_alloc=70_001)
+        assert sock.recv(99)
+        for size in (1, 100, 65536):
+            world.guest.give(1, size=size)
+        data = random.Random(1).randbytes(200_000)
+        sock.sendall(data)
+        world.turn()
+        packets = world.guest.packets()
+        sizes = [len(payload) for _, payload in packets if payload]
+        assert sizes == [4096] * 15 + [1, 100, 70_001 - 15 * 4096 - 101]
+        assert b"".join(payload for _, payload in packets) == data[:70_001]
+        headers = {str(replace(packet, len=0)) for packet, payload in packets if payload}
+        assert headers == {str(replace(packets[0][0], len=0))}
+        assert all(packet.len == len(payload) for packet, payload in packets if payload)
+        assert world.vsock.statistics().octets_out == 70_001
+        world.guest.give(30)
+        world.respond(request, Op.CREDIT_UPDATE, fwd_cnt=70_001, buf_alloc=70_001)
+        assert world.heard() == data[70_001:140_002]
+
+
+@pytest.mark.parametrize("batched", [True, False])
+def test_odd_buffers(
+    rig: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batched: bool
+) -> None:
+    """Without room for data, with something to read in front of the room, of very many pieces."""
+    if not batched:
+        monkeypatch.setattr(SocketEnd, "source", -1)
+    world = rig(None, tmp_path / "fc")
+    bench = world.guest.bench
+    with ask(tmp_path / "fc", b"CONNECT 1024\n") as sock:
+        world.respond(world.requested())
+        sock.sendall(bytes(15 * 4096))
+        world.turn()
+        assert sum(len(data) for _, data in world.guest.packets()) == 15 * 4096
+        empty = bench.rings[RECEIVE].add(bench.writable(HEADER_LEN))
+        mixed = bench.rings[RECEIVE].add(bench.readable(b"x"), bench.writable(HEADER_LEN + 9))
+        bench.kick(RECEIVE)
+        sock.sendall(b"something")
+        world.turn()
+        assert bench.rings[RECEIVE].used_elements() == [(empty, 0), (mixed, HEADER_LEN + 9)]
+        pieces = [bench.writable(10) for _ in range(300)]
+        many = bench.rings[RECEIVE].add_indirect(*pieces)
+        bench.kick(RECEIVE)
+        sock.sendall(b"else")
+        world.turn()
+        assert bench.rings[RECEIVE].used_elements() == [(many, HEADER_LEN + 4)]
+        got = b"".join(map(bench.octets, pieces))
+        assert got[HEADER_LEN : HEADER_LEN + 4] == b"else"
 
 
 @pytest.mark.parametrize("at", [1, 8, 17])

@@ -8,8 +8,9 @@ import pytest
 from mmio_driver import ALL, NO_EVENT_IDX, Bench
 from vsock_guest import BUFFER, CID, WINDOW, VsockGuest
 
+from hypervisor.devices.queue import cut
 from hypervisor.devices.registers import Register
-from hypervisor.devices.vsock import EVENT, HEADER_LEN, RECEIVE, TRANSMIT, VsockDevice, cut
+from hypervisor.devices.vsock import EVENT, HEADER_LEN, RECEIVE, TRANSMIT, VsockDevice
 from hypervisor.errors import UsageError
 from hypervisor.vsock import wire
 from hypervisor.vsock.connection import Connection
@@ -21,6 +22,8 @@ MakeBench = Callable[..., Bench]
 
 class Mouth:
     """An end that takes all, and has what is put into `words`."""
+
+    source = -1
 
     def __init__(self, host: Host, connection: Connection) -> None:
         self.host = host
@@ -41,6 +44,9 @@ class Mouth:
         self.heard += b"".join(pieces)
         if self.swallow:
             self.host.device.consumed(self.connection, sum(map(len, pieces)))
+
+    def received(self, result: int) -> int:
+        raise AssertionError("there is no source")
 
     def fill(self, pieces: list[memoryview]) -> int:
         self.asked += 1
