@@ -21,6 +21,7 @@ from ..vsock.events import Credit, Established, Offered, PeerShutdown
 from ..vsock.table import BUF_ALLOC, LIMIT, Table
 from .base import Device, Line
 from .queue import Chain, Queue, cut
+from .vsock_burst import Burst
 
 DEVICE_ID = 19
 RECEIVE, TRANSMIT, EVENT = 0, 1, 2
@@ -216,28 +217,35 @@ class VsockDevice(Device):
         queue = line.queues[TRANSMIT]
         self._pumping, pumping = True, self._pumping  # answers go when the burst is through
         self._throttled = self.table.full
+        burst = Burst(queue, lambda connection, data: _end(connection).take(data))
         for chain in () if self._throttled else queue.chains():
-            self._packet(chain)
-            queue.push(chain)
-            self._dispatch()
+            connection, data = self._packet(chain)
+            burst.add(chain, connection, data)
+            if self.table.has_events:
+                burst.deliver()  # before what comes after it, as the end of the connection
+                self._dispatch()
             if self.table.full:
                 self._throttled = True  # `pump` comes back when there is room
                 break
+        burst.deliver()
+        self._dispatch()
         queue.publish()
         self._pumping = pumping
         self.pump()
 
-    def _packet(self, chain: Chain) -> None:
+    def _packet(self, chain: Chain) -> tuple[Connection | None, list[memoryview]]:
+        """Take one packet; returns the connection, if any, whose end is to have its payload."""
         pieces = chain.readable
         header = pieces[0] if pieces and len(pieces[0]) >= HEADER_LEN else chain.read(HEADER_LEN)
         if len(header) < HEADER_LEN:
             self.malformed += 1
-            return
+            return None, []
         packet = wire.parse(header)
         room = chain.readable_len - HEADER_LEN
         connection = self.table.receive(packet, room, self.now)
-        if connection is not None:
-            _end(connection).take(cut(pieces, HEADER_LEN, packet.len))
+        if connection is None:
+            return None, []
+        return connection, cut(pieces, HEADER_LEN, packet.len)
 
     def _dispatch(self) -> None:
         while (event := self.table.next_event()) is not None:

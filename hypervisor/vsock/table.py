@@ -135,6 +135,11 @@ class Table:
             heapq.heappop(self._timers)
         return self._timers[0][0] if self._timers else None
 
+    @property
+    def has_events(self) -> bool:
+        """True while `next_event` has something."""
+        return bool(self._events)
+
     def next_event(self) -> Event | None:
         """Return what happened next."""
         return self._events.popleft() if self._events else None

@@ -8,6 +8,7 @@ import pytest
 from mmio_driver import ALL, NO_EVENT_IDX, Bench
 from vsock_guest import BUFFER, CID, WINDOW, VsockGuest
 
+from hypervisor.devices import vsock_burst
 from hypervisor.devices.queue import cut
 from hypervisor.devices.registers import Register
 from hypervisor.devices.vsock import EVENT, HEADER_LEN, RECEIVE, TRANSMIT, VsockDevice
@@ -29,6 +30,7 @@ class Mouth:
         self.host = host
         self.connection = connection
         self.heard = b""
+        self.mouthfuls: list[bytes] = []
         self.words = b""
         self.asked = 0
         self.shutdowns: list[int] = []
@@ -41,7 +43,8 @@ class Mouth:
         self.begun += 1
 
     def take(self, pieces: list[memoryview]) -> None:
-        self.heard += b"".join(pieces)
+        self.mouthfuls.append(b"".join(pieces))
+        self.heard += self.mouthfuls[-1]
         if self.swallow:
             self.host.device.consumed(self.connection, sum(map(len, pieces)))
 
@@ -133,6 +136,36 @@ def test_a_packet_in_pieces(guest: VsockGuest, host: Host) -> None:
     header = _header(guest, b"abcdef")
     guest.raw(header[:20], header[20:] + b"abc", b"def", b"and more than it says")
     assert mouth.heard == b"abcdef"
+
+
+def test_packets_in_a_row_are_taken_at_once(
+    guest: VsockGuest, host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In their order, all of them before what follows, whoever else sends in between."""
+    mouth, other = connected(guest, host), connected(guest, host, src_port=1025)
+    monkeypatch.setattr(vsock_burst, "PACKETS", 2)
+    at_the_end: list[bytes] = []
+    mouth.peer_shutdown = lambda: at_the_end.append(mouth.heard)  # type: ignore[method-assign]
+    bench, common = guest.bench, {"src_cid": CID, "dst_cid": 2, "dst_port": 80}
+    for port, op, data in (
+        (1024, Op.RW, b"one "),
+        (1024, Op.CREDIT_UPDATE, b""),
+        (1024, Op.RW, b"two "),
+        (1025, Op.RW, b"else"),
+        *((1024, Op.RW, b"%d " % i) for i in range(3)),
+        (1024, Op.SHUTDOWN, b""),
+    ):
+        header = wire.Repr(
+            **common, src_port=port, op=op, len=len(data), buf_alloc=WINDOW,
+            flags=Shutdown.SEND if op is Op.SHUTDOWN else 0,
+        )  # fmt: skip
+        bench.rings[TRANSMIT].add(bench.readable(wire.emit(header) + data))
+    bench.kick(TRANSMIT)
+    rest = [b"%d " % i for i in range(3)]
+    assert mouth.mouthfuls == [b"one two ", b"".join(rest[:2]), rest[2]]
+    assert other.mouthfuls == [b"else"]
+    assert at_the_end == [mouth.heard]
+    assert len(bench.rings[TRANSMIT].used_elements()) == 8
 
 
 def _header(guest: VsockGuest, payload: bytes) -> bytes:
