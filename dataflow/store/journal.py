@@ -325,11 +325,16 @@ def take(path: str) -> int | None:
 
 
 def clear(fd: int) -> None:
-    """Make both halves empty, durably."""
+    """Make both halves empty, durably: the older first, for it alone would tell what is no more."""
     half = os.fstat(fd).st_size // 2
-    for at in (0, half):
+    for at in sorted((0, half), key=lambda at: _epoch(fd, at)):
         write_at(fd, bytes(_HEADER.size), at)
-    os.fdatasync(fd)
+        os.fdatasync(fd)
+
+
+def _epoch(fd: int, at: int) -> int:
+    header = os.pread(fd, _HEADER.size, at)
+    return int(_HEADER.unpack(header)[3]) if len(header) == _HEADER.size else 0
 
 
 def write_at(fd: int, octets: bytes, at: int) -> None:

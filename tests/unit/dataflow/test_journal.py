@@ -346,6 +346,27 @@ def check_all_objects(store: DiskStore) -> None:
             todo += [e.oid for e in objects.tree(oid).values()]
 
 
+@pytest.mark.parametrize("newer", [0, 1])
+def test_the_older_half_is_emptied_first(tmp_path, monkeypatch, newer) -> None:
+    """Alone it would tell of a branch that the newer one says was removed."""
+    made, gone = "1" * 40, None
+    older = Record([], [RefUpdate("refs/heads/b", None, made)], epoch=5).emit()
+    later = Record([], [RefUpdate("refs/heads/b", made, gone)], epoch=6).emit()
+    path = tmp_path / "journal-x"
+    path.write_bytes(
+        b"".join(o.ljust(4096, b"\0") for o in ([later, older], [older, later])[newer])
+    )
+    seen: list[list[int]] = []
+    with open(path, "r+b") as f:
+
+        def sync(fd: int) -> None:
+            seen.append([record.epoch for record in read(fd)])
+
+        monkeypatch.setattr("dataflow.store.journal.os.fdatasync", sync)
+        journal.clear(f.fileno())
+    assert seen == [[6], []]
+
+
 @pytest.mark.parametrize(
     "seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 24))]
 )
