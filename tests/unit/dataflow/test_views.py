@@ -55,12 +55,6 @@ async def serve(tmp_path, **options):
 
 
 @pytest.fixture
-async def tree(tmp_path):
-    async with serve(tmp_path) as served:
-        yield served
-
-
-@pytest.fixture
 async def c(tree):
     async with tree.connect() as client:
         yield client
