@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import itertools
 import os
 import struct
@@ -23,8 +24,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
+from dulwich.pack import write_pack_index_v2
+
 from .base import Kind, Oid
-from .loose import write_all
+from .loose import deflate, write_all
 from .packfile import entry_header
 
 _counter = itertools.count()
@@ -75,38 +78,16 @@ def build(objects: Iterable[tuple[Oid, Kind, bytes]]) -> GroupPack:
     parts, entries, at = [b""], [], _HEADER.size
     for oid, kind, data in objects:
         level = 0 if kind is Kind.TREE else 1  # mostly hashes; the packer makes deltas of them
-        small = len(data) < 1 << 12
-        z = zlib.compressobj(level, zlib.DEFLATED, 12 if small else 15, 4 if small else 8)
-        raw = entry_header(kind, len(data)) + z.compress(data) + z.flush()
-        entries.append((bytes.fromhex(oid), zlib.crc32(raw), at))
+        raw = entry_header(kind, len(data)) + deflate(data, level)
+        entries.append((bytes.fromhex(oid), at, zlib.crc32(raw)))
         parts.append(raw)
         at += len(raw)
     parts[0] = _HEADER.pack(b"PACK", 2, len(entries))
     octets = b"".join(parts)
-    checksum = _sha1(octets)
-    return GroupPack(octets + checksum, _index(sorted(entries), checksum))
-
-
-def _index(entries: list[tuple[bytes, int, int]], checksum: bytes) -> bytes:
-    counts = [0] * 256
-    for oid, _, _ in entries:
-        counts[oid[0]] += 1
-    numbers = struct.Struct(f">{len(entries)}I")
-    octets = b"".join(
-        (
-            _INDEX,
-            struct.pack(">256I", *itertools.accumulate(counts)),
-            *(oid for oid, _, _ in entries),
-            numbers.pack(*(crc for _, crc, _ in entries)),
-            numbers.pack(*(at for _, _, at in entries)),
-            checksum,
-        )
-    )
-    return octets + _sha1(octets)
-
-
-def _sha1(octets: bytes) -> bytes:
-    return hashlib.sha1(octets, usedforsecurity=False).digest()
+    checksum = hashlib.sha1(octets, usedforsecurity=False).digest()
+    index = io.BytesIO()
+    write_pack_index_v2(index, sorted(entries), checksum)
+    return GroupPack(octets + checksum, index.getvalue())
 
 
 class StagedPack:

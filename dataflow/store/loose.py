@@ -42,10 +42,14 @@ def encode(kind: Kind, data: bytes, level: int = 1) -> bytes:
     """Return the octets of the loose file; large trees, mostly hashes, are only framed."""
     if kind is Kind.TREE and len(data) >= _STORED_FROM:
         level = 0
-    # Most objects are small, and clearing the tables that large ones need costs more than the rest.
+    return deflate(header(kind, len(data)) + data, level)
+
+
+def deflate(data: bytes, level: int) -> bytes:
+    """Compress, with small tables where they do: clearing large ones costs more than the rest."""
     small = len(data) < 1 << 12
     z = zlib.compressobj(level, zlib.DEFLATED, 12 if small else 15, 4 if small else 8)
-    return z.compress(header(kind, len(data)) + data) + z.flush()
+    return z.compress(data) + z.flush()
 
 
 def decode(oid: Oid, raw: bytes) -> tuple[Kind, bytes]:
